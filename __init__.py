@@ -1,0 +1,8 @@
+"""ComfyUI's door. Imports no host at module level, so tests, the demo and the web UIs can load the package too."""
+
+WEB_DIRECTORY = "./web"
+
+
+async def comfy_entrypoint():
+    from .nodes.extension import Extension
+    return Extension()
