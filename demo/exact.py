@@ -41,14 +41,24 @@ class Mixture:
     def inverse_dct(self, x: Tensor) -> Tensor:
         return self.rows.T @ x.reshape(-1, *self.shape) @ self.columns
 
+    def observe(self, x: Tensor, sigma: Tensor | float) -> tuple[Tensor, Tensor]:
+        """x [B,C,H,W] -> its coefficients [B,D] and their variance around every mean [B or 1,D]."""
+        sigma = torch.as_tensor(sigma, dtype=torch.float64).reshape(-1, 1)
+        return self.dct(x.double()).flatten(1), self.variance + sigma**2
+
+    def mix(self, z: Tensor, total: Tensor, log_weights: Tensor | None = None) -> Tensor:
+        """sum_k r_k mu_k [B,D], r_k the posterior of component k; log_weights [K] or [B,K] are added to its log."""
+        fit = (z / total) @ self.means.T - 0.5 * (1 / total) @ self.means.T**2  # [B,K]; terms without k cancel
+        return torch.softmax(fit if log_weights is None else fit + log_weights, 1) @ self.means
+
+    def shrink(self, z: Tensor, total: Tensor, mean: Tensor) -> Tensor:
+        """mean + var/(var + sigma^2) (z - mean), back to a picture [B,C,H,W]."""
+        return self.inverse_dct(mean + self.variance / total * (z - mean))
+
     def denoise(self, x: Tensor, sigma: Tensor | float, log_weights: Tensor | None = None) -> Tensor:
         """E[x0|x] [B,C,H,W] for sigma a number or [B]; log_weights [K] restricts or reweights the components."""
-        sigma = torch.as_tensor(sigma, dtype=torch.float64).reshape(-1, 1)
-        z = self.dct(x.double()).flatten(1)  # [B,D]
-        total = self.variance + sigma**2  # [B or 1,D]
-        fit = (z / total) @ self.means.T - 0.5 * (1 / total) @ self.means.T**2  # [B,K]; terms without k cancel
-        mean = torch.softmax(fit if log_weights is None else fit + log_weights, 1) @ self.means
-        return self.inverse_dct(mean + self.variance / total * (z - mean)).to(x.dtype)
+        z, total = self.observe(x, sigma)
+        return self.shrink(z, total, self.mix(z, total, log_weights)).to(x.dtype)
 
     def sample(self, count: int, generator: torch.Generator) -> Tensor:
         component = torch.randint(len(self.means), [count], generator=generator)
@@ -69,8 +79,10 @@ def random_mixture(size: int = 16, channels: int = 4, components: int = 32, mean
 def guided(model: Mixture, scale: float, log_weights: Tensor):
     """Classifier-free guidance of one class against the whole mixture: u + scale (c - u)."""
     def denoise(x: Tensor, sigma: Tensor | float) -> Tensor:
-        plain = model.denoise(x, sigma)
-        return plain + scale * (model.denoise(x, sigma, log_weights) - plain)
+        z, total = model.observe(x, sigma)
+        plain = model.mix(z, total)  # the estimate is linear in it, so guiding it guides the estimate
+        mean = plain + scale * (model.mix(z, total, log_weights) - plain)
+        return model.shrink(z, total, mean).to(x.dtype)
     return denoise
 
 

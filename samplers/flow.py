@@ -18,7 +18,7 @@ from .table import from_edm, is_flow, own_shift, read_span, to_edm
 
 Rule = Literal["sqrt", "mu", "mu_raw", "fixed"]
 DenoiseMode = Literal["steps", "sigma", "log_snr"]
-MOST_STEPS = 10_000
+MOST_STEPS = 100_000
 
 
 def shift_time(t: Tensor, shift: float) -> Tensor:
@@ -83,7 +83,8 @@ def relative_shift(shape: tuple[int, ...], rule: Rule, shift: float, table: Tens
     A diffusion table carries no shift of its own to replace, so `shift` 0 means 1 there.
     """
     own = own_shift(table) if is_flow(table) else 1.0
-    return resolution_shift(shape, rule, shift, own, reference) / own
+    ratio = resolution_shift(shape, rule, shift, own, reference) / own
+    return 1.0 if math.isclose(ratio, 1, rel_tol=1e-5) else ratio
 
 
 def start_sigma(denoise: float, table: Tensor, mode: DenoiseMode) -> float:

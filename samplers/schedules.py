@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from ..plugin import Range, Registry, finite
-from .flow import shift_edm
+from .flow import MOST_STEPS, shift_edm
 from .table import check_sigmas, check_table, from_edm, is_flow, own_shift, read_span, to_edm
 
 SCHEDULES = Registry("steps", "table")
@@ -25,13 +25,16 @@ Shift = Annotated[float, Range(0.05, 100, 0.05, "Above 1 moves steps to higher n
 
 
 def default_last(steps: int, low: float) -> float:
-    """Last non-zero e where none is asked for: 1.2/steps, at most 0.2, at least the model's minimum."""
-    return max(min(1.2 / steps, 0.2), low)
+    """Last non-zero e where none is asked for: 0.8/steps, at most 0.2, at least the model's minimum.
+
+    Between what suits first-order samplers (1.2/steps) and multistep ones (0.6/steps), see recommend.py.
+    """
+    return max(min(0.8 / steps, 0.2), low)
 
 
 def check_steps(steps: int) -> int:
-    if isinstance(steps, bool) or int(steps) != steps or not 1 <= steps <= 10_000:
-        raise ValueError(f"steps is {steps}; give a whole number from 1 to 10000")
+    if isinstance(steps, bool) or int(steps) != steps or not 1 <= steps <= MOST_STEPS:
+        raise ValueError(f"steps is {steps}; give a whole number from 1 to {MOST_STEPS}")
     return int(steps)
 
 
@@ -88,7 +91,7 @@ def logsnr(steps: int, table: Tensor, last: Last = 0.0, shift: Shift = 1.0) -> T
 @SCHEDULES.add("beta", "Beta")
 def beta(steps: int, table: Tensor,
          a: Annotated[float, Range(0.1, 10, 0.05, "Below 1 crowds steps at the low-noise end.")] = 1.0,
-         b: Annotated[float, Range(0.1, 10, 0.05, "Below 1 crowds steps at the high-noise end.")] = 0.8,
+         b: Annotated[float, Range(0.1, 10, 0.05, "Below 1 crowds steps at the high-noise end.")] = 0.85,
          last: Last = 0.0, shift: Shift = 1.0) -> Tensor:
     """Quantiles of a beta distribution over log-SNR (Lee et al. 2024 take them over training time)."""
     from scipy.special import betaincinv

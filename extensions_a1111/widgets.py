@@ -1,0 +1,27 @@
+"""plugin.Knob -> gradio component, and back from infotext; works with gradio 3 and 4."""
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import gradio as gr
+
+from ..plugin import Knob
+
+
+def draw(knob: Knob, label: str, **options: Any) -> gr.components.Component:
+    if knob.choices:
+        return gr.Dropdown(choices=list(knob.choices), value=knob.default, label=label, **options)
+    if knob.kind is bool:
+        return gr.Checkbox(value=knob.default, label=label, **options)
+    low, high, step, tip = knob.range.low, knob.range.high, knob.range.step, knob.range.tip
+    return gr.Slider(minimum=low, maximum=high, step=step, value=knob.default, label=label, info=tip or None, **options)
+
+
+def from_infotext(knob: Knob, key: str) -> Callable[[dict], Any]:
+    """A paste function: the picture's value in the knob's type, or the neutral one where the picture has none."""
+    def read(parameters: dict) -> Any:
+        if key not in parameters:
+            return knob.default
+        return parameters[key] == "True" if knob.kind is bool else knob.kind(parameters[key])
+    return read

@@ -1,0 +1,23 @@
+"""What ComfyUI gets: the pack's nodes, and its rows in the scheduler and sampler menus of the stock nodes."""
+from __future__ import annotations
+
+import pathlib
+from importlib.metadata import entry_points
+
+from comfy_api.latest import ComfyExtension, io
+
+from ..plugin import load_plugins
+from ..samplers.schedules import SCHEDULES
+from . import flow, measure, schedules, zero_snr
+
+ROOT = pathlib.Path(__file__).resolve().parents[1]
+
+
+class Extension(ComfyExtension):
+    async def on_load(self) -> None:
+        package = __package__.rpartition(".")[0]
+        load_plugins(ROOT / "plugins", package, {"SCHEDULES": SCHEDULES}, entry_points(group="tweedie_pack.plugins"))
+        schedules.register_menus()
+
+    async def get_node_list(self) -> list[type[io.ComfyNode]]:
+        return [*schedules.NODES, *zero_snr.NODES, *flow.NODES, *measure.NODES]

@@ -1,0 +1,89 @@
+"""An extension that looks at the host from outside: what was sampled, what was left behind, what a paste would do."""
+import hashlib
+
+import gradio as gr
+from modules import infotext_utils, script_callbacks, scripts, sd_samplers, shared
+
+seen = {"sigmas": [], "left": []}
+HOOKS = ("sample", "sample_img2img", "get_sigmas", "tweedie_waits")
+
+
+def note(params):
+    seen["sigmas"].append(float(params.sigma[0]))
+
+
+class Probe(scripts.Script):
+    """`end` is "fail" or "interrupt": what happens at the second step."""
+
+    def title(self):
+        return "Probe"
+
+    def show(self, is_img2img):
+        return scripts.AlwaysVisible
+
+    def ui(self, is_img2img):
+        return [gr.Textbox(value="", label="Probe end")]
+
+    def process_before_every_sampling(self, p, end, **tensors):
+        if not end:
+            return
+        original = p.sampler.callback_state
+
+        def callback_state(state):
+            if state["i"] == 1 and end == "fail":
+                raise RuntimeError("the probe failed this run")
+            if state["i"] == 1:
+                shared.state.interrupt()
+            return original(state)
+        p.sampler.callback_state = callback_state
+
+    def postprocess(self, p, processed, *args):
+        own = vars(p.sampler) if p.sampler else {}
+        guide = vars(p.sampler.model_wrap_cfg) if p.sampler else {}
+        seen["left"] += [name for name in HOOKS if name in own] + [n for n in ("forward", "combine_denoised") if n in guide]
+
+
+def table():
+    model = shared.sd_model
+    if hasattr(model, "forge_objects"):
+        return model.forge_objects.unet.model.predictor.sigmas.double()
+    return ((1 - model.alphas_cumprod) / model.alphas_cumprod).sqrt().double()
+
+
+def routes(demo, app):
+    @app.get("/probe/seen")
+    def read():
+        copy = {key: list(value) for key, value in seen.items()}
+        for value in seen.values():
+            value.clear()
+        return copy
+
+    @app.get("/probe/state")
+    def state():
+        sigmas = table()
+        digest = hashlib.sha256(sigmas.cpu().numpy().tobytes()).hexdigest()
+        return {"table": digest, "options": dict(shared.opts.data), "ends": [float(sigmas[0]), float(sigmas[-1])]}
+
+    @app.get("/probe/table")
+    def read_table():
+        return table().tolist()
+
+    @app.get("/probe/names")
+    def names(sampler: str, scheduler: str):
+        return sd_samplers.get_sampler_and_scheduler(sampler, scheduler)
+
+    @app.post("/probe/paste")
+    def paste(body: dict):
+        parameters = infotext_utils.parse_generation_parameters(body["text"])
+        fields = infotext_utils.paste_fields[body["tab"]]["fields"]
+        values = {}
+        for field in fields:
+            output, key = field[0], field[1]
+            value = key(parameters) if callable(key) else parameters.get(key)
+            if isinstance(value, (str, int, float, bool)):
+                values[str(output.label)] = value
+        return values
+
+
+script_callbacks.on_cfg_denoiser(note)
+script_callbacks.on_app_started(routes)
