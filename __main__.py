@@ -5,7 +5,6 @@ import argparse
 import pathlib
 import platform
 import sys
-import time
 from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
 
@@ -21,42 +20,18 @@ def installed(package: str) -> str:
         return "not installed"
 
 
-def run_demo(out: pathlib.Path, seed: int, noises: int, counts: tuple[int, ...] = COUNTS) -> int:
-    """Sample the exact model, write the page; 1 where diffusers is missing."""
+def run_demo(out: pathlib.Path, seed: int, noises: int) -> int:
+    """Sample the exact model and write the page; 1 where diffusers is missing."""
     if find_spec("diffusers") is None:
-        print("The demo's samplers come from diffusers, which is missing; run: pip install diffusers", file=sys.stderr)
+        print("The demo samples with diffusers, which is missing; run: pip install diffusers", file=sys.stderr)
         return 1
     import torch
 
-    from .demo import exact, gallery, page, sampling
-    torch.set_num_threads(1)  # small matrices: on shared cores more threads are slower
-    began = time.perf_counter()
-    pictures, captions = gallery.paint()
-    model, table = sampling.gallery_model(pictures), sampling.stable_diffusion_table()
-    denoise = sampling.guide(model, captions, noises)
-    start = table[-1] * sampling.pure_noise(len(gallery.PAINTERS) * noises, seed)
-    print("exact end points ..", flush=True)
-    ends = exact.solve(denoise, start, sampling.fine_grid(table))
-    rough = exact.solve(denoise, start, sampling.fine_grid(table, sampling.FINE // 2))
-    drift = float(sampling.relative_error(rough, ends).median())
-    runs = []
-    for run in sampling.compare(denoise, start, ends, table, counts):
-        runs.append(run)
-        print(f"{run.sampler}, {run.steps} steps, {run.schedule}: {run.errors.median():.1%} off", flush=True)
-    print("black and white ..", flush=True)
-    tones = list(sampling.compare_brightness(model, captions, sampling.pure_noise(8, seed), max(counts)))
-    settings = {
-        "Model": f"{len(pictures)} pictures of {sampling.SIZE}x{sampling.SIZE}, spread {sampling.STD:g} with variance "
-                 f"falling as radius^-{sampling.ALPHA:g}, guidance {sampling.SCALE:g}",
-        "Start": f"pure noise at sigma {table[-1]:.2f}, Stable Diffusion's table; seed {seed}, "
-                 f"{noises} noise{'s' * (noises > 1)} for each of {len(gallery.PAINTERS)} captions",
-        "Samplers": f"{', '.join(sampling.SAMPLERS)} of diffusers {installed('diffusers')}",
-        "Exact end point": f"Heun, {sampling.FINE} steps; with half as many it moves by {drift:.2%}",
-        "Made with": f"torch {torch.__version__}, Python {platform.python_version()}, one CPU thread",
-        "Took": f"{time.perf_counter() - began:.0f} seconds",
-    }
-    path = page.write_page(out, page.Report(pictures, ends, runs, tones, settings))
-    print(f"wrote {path} after {time.perf_counter() - began:.0f} s")
+    from .demo.page import write_page
+    from .demo.sampling import make_report
+    torch.set_num_threads(1)  # the matrices are small: on shared cores more threads are slower
+    report = make_report(seed, noises, COUNTS, say=lambda line: print(line, flush=True))
+    print(f"wrote {write_page(out, report)}")
     return 0
 
 

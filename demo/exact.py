@@ -33,6 +33,7 @@ class Mixture:
         self.shape = means.shape[1:]
         self.rows, self.columns = dct_matrix(means.shape[-2]), dct_matrix(means.shape[-1])
         self.means = self.dct(means.double()).flatten(1)  # [K,D]
+        self.squares = self.means**2
         self.variance = torch.as_tensor(variance, dtype=torch.float64).expand(self.shape).flatten()  # [D]
 
     def dct(self, x: Tensor) -> Tensor:
@@ -46,9 +47,12 @@ class Mixture:
         sigma = torch.as_tensor(sigma, dtype=torch.float64).reshape(-1, 1)
         return self.dct(x.double()).flatten(1), self.variance + sigma**2
 
-    def mix(self, z: Tensor, total: Tensor, log_weights: Tensor | None = None) -> Tensor:
-        """sum_k r_k mu_k [B,D], r_k the posterior of component k; log_weights [K] or [B,K] are added to its log."""
-        fit = (z / total) @ self.means.T - 0.5 * (1 / total) @ self.means.T**2  # [B,K]; terms without k cancel
+    def fit(self, z: Tensor, total: Tensor) -> Tensor:
+        """Log-likelihood of every component [B,K]; terms that all share are left out."""
+        return (z / total) @ self.means.T - 0.5 * (1 / total) @ self.squares.T
+
+    def mix(self, fit: Tensor, log_weights: Tensor | None = None) -> Tensor:
+        """sum_k r_k mu_k [B,D], r_k the posterior of component k; log_weights [K] or [B,K] join its log."""
         return torch.softmax(fit if log_weights is None else fit + log_weights, 1) @ self.means
 
     def shrink(self, z: Tensor, total: Tensor, mean: Tensor) -> Tensor:
@@ -58,7 +62,7 @@ class Mixture:
     def denoise(self, x: Tensor, sigma: Tensor | float, log_weights: Tensor | None = None) -> Tensor:
         """E[x0|x] [B,C,H,W] for sigma a number or [B]; log_weights [K] restricts or reweights the components."""
         z, total = self.observe(x, sigma)
-        return self.shrink(z, total, self.mix(z, total, log_weights)).to(x.dtype)
+        return self.shrink(z, total, self.mix(self.fit(z, total), log_weights)).to(x.dtype)
 
     def sample(self, count: int, generator: torch.Generator) -> Tensor:
         component = torch.randint(len(self.means), [count], generator=generator)
@@ -80,8 +84,9 @@ def guided(model: Mixture, scale: float, log_weights: Tensor):
     """Classifier-free guidance of one class against the whole mixture: u + scale (c - u)."""
     def denoise(x: Tensor, sigma: Tensor | float) -> Tensor:
         z, total = model.observe(x, sigma)
-        plain = model.mix(z, total)  # the estimate is linear in it, so guiding it guides the estimate
-        mean = plain + scale * (model.mix(z, total, log_weights) - plain)
+        fit = model.fit(z, total)
+        plain = model.mix(fit)  # the estimate is linear in it, so guiding it guides the estimate
+        mean = plain + scale * (model.mix(fit, log_weights) - plain)
         return model.shrink(z, total, mean).to(x.dtype)
     return denoise
 

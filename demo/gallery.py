@@ -1,7 +1,7 @@
-"""paint(seed, variants) -> pictures [K,3,96,96] in -1..1 and their captions [K]: the small world that the demo samples from.
+"""paint(seed, variants) -> pictures [K,3,96,96] in -1..1, captions [K]: the small world that the demo samples.
 
-Everything is drawn here with Pillow, four times larger and reduced. A painter gets an `Easel`, whose coordinates run
-from 0 to 1 (x to the right, y down), and a source of randomness for its variants.
+Everything is drawn here with Pillow, four times larger and reduced. A painter gets an `Easel`, whose coordinates
+run from 0 to 1 (x to the right, y down), and a source of randomness for its variants.
 """
 from __future__ import annotations
 
@@ -122,11 +122,13 @@ def paint_night(easel: Easel, random: Random) -> None:
 def paint_flower(easel: Easel, random: Random) -> None:
     backdrop, petal = hsv(random.uniform(0.3, 0.6), 0.18, 0.97), hsv(random.uniform(-0.2, 0.14), 0.72, 0.95)
     easel.fade(backdrop, mix(backdrop, (1, 1, 1), 0.5))
-    x, y, turn, count = random.uniform(0.38, 0.62), random.uniform(0.33, 0.44), random.random(), random.choice([5, 6, 8])
+    x, y = random.uniform(0.38, 0.62), random.uniform(0.33, 0.44)
+    turn, count = random.random(), random.choice([5, 6, 8])
     leaf = hsv(0.33, 0.6, 0.5)
     easel.limb((x, y), (0.5, 1.02), 0.035, leaf)
     for side in (-1, 1):
-        easel.area([(0.5, 0.93), (0.5 + side * 0.1, 0.74), (0.5 + side * 0.3, 0.7), (0.5 + side * 0.18, 0.86)], leaf)
+        edge = [(0.0, 0.93), (0.1, 0.74), (0.3, 0.7), (0.18, 0.86)]
+        easel.area([(0.5 + side * along, down) for along, down in edge], leaf)
     for i in range(count):
         for reach, radius, shade in ((0.15, 0.42, 0.0), (0.13, 0.28, 0.25)):
             px, py = on_circle(x, y, reach, turn + i / count)

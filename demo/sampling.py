@@ -6,7 +6,10 @@ sigma. Nothing here knows a page or a console.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+import platform
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from importlib.metadata import version
 from typing import NamedTuple
 
 import torch
@@ -15,13 +18,14 @@ from torch import Tensor
 from ..samplers.flow import shift_time
 from ..samplers.schedules import SCHEDULES
 from ..samplers.zero_snr import calibrate_dc, rescale_table
-from .exact import Mixture, guided, power_law
-from .gallery import PAINTERS, PLAIN, SIZE, only
+from .exact import Mixture, guided, power_law, solve
+from .gallery import PAINTERS, PLAIN, SIZE, only, paint
 
 STD, ALPHA = 0.1, 3.0  # spread around each picture: DCT variances that fall like 1/(1 + radius)^3, 0.1 in all
 SCALE = 3.0  # classifier-free guidance
 FINE = 240  # Heun steps of the exact end point
 BETAS = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear"}  # Stable Diffusion's
+SHIFTED, SHIFT = ("logit_normal", "cosine"), 3.0  # shown again with this shift, chosen by hand
 LIBRARY = {
     "diffusers: Karras": {"use_karras_sigmas": True},
     "diffusers: exponential": {"use_exponential_sigmas": True},
@@ -42,13 +46,23 @@ class Run(NamedTuple):
 
 
 class Brightness(NamedTuple):
-    """law: the mean that theory gives for a start of pure noise, NaN where it does not apply; means [B] as found."""
+    """law: the mean that theory gives from pure noise, NaN where it does not apply; means [B] as found."""
 
     way: str
     caption: str
     law: float
     means: Tensor
     picture: Tensor
+
+
+class Report(NamedTuple):
+    """What one demo found. gallery [K,3,H,W], exact [B,3,H,W]; settings: what a reader needs to make it again."""
+
+    gallery: Tensor
+    exact: Tensor
+    runs: Sequence[Run]
+    brightness: Sequence[Brightness]
+    settings: Mapping[str, str]
 
 
 def stable_diffusion_table() -> Tensor:
@@ -132,8 +146,9 @@ def gallery_model(pictures: Tensor) -> Mixture:
 
 
 def schedules(steps: int, table: Tensor) -> dict[str, Tensor]:
-    """Every schedule of the pack with its defaults, then the library's own."""
+    """Every schedule of the pack with its defaults, two of them shifted too, then the library's own."""
     ours = {plugin.label: plugin(steps, table) for plugin in SCHEDULES.values()}
+    ours |= {f"{SCHEDULES[id].label}, shift {SHIFT:g}": SCHEDULES[id](steps, table, shift=SHIFT) for id in SHIFTED}
     return ours | {name: library_sigmas(options, steps) for name, options in LIBRARY.items()}
 
 
@@ -148,7 +163,8 @@ def guide(model: Mixture, captions: Sequence[str], repeats: int) -> Callable:
     return guided(model, SCALE, weights.repeat(repeats, 1))
 
 
-def compare(denoise: Callable, start: Tensor, exact: Tensor, table: Tensor, counts: Sequence[int]) -> Iterator[Run]:
+def compare(denoise: Callable, start: Tensor, exact: Tensor, table: Tensor,
+            counts: Sequence[int]) -> Iterator[Run]:
     """Every sampler at every step count over every schedule, from one start [B,3,H,W]."""
     for sampler in SAMPLERS:
         for steps in counts:
@@ -172,7 +188,8 @@ def compare_brightness(model: Mixture, captions: Sequence[str], noise: Tensor, s
     """Pure black and white from pure noise [B,3,H,W]: ordinary table, DC-calibrated start, rescaled table."""
     tables = standard_tables()
     ordinary, rescaled = tables["Stable Diffusion"], tables["Zero terminal SNR"]
-    ways = {"ordinary table": (ordinary, "karras", False), "ordinary table, DC-calibrated start": (ordinary, "karras", True),
+    ways = {"ordinary table": (ordinary, "karras", False),
+            "ordinary table, DC-calibrated start": (ordinary, "karras", True),
             "rescaled to zero terminal SNR": (rescaled, "zero_snr", False)}
     for way, (table, schedule, calibrated) in ways.items():
         sigmas = SCHEDULES[schedule](steps, table)
@@ -185,3 +202,37 @@ def compare_brightness(model: Mixture, captions: Sequence[str], noise: Tensor, s
             pictures = sample("DPM-Solver++ 2M", denoise, start, sigmas)
             law = math.nan if calibrated else mean_law(value, model, top)
             yield Brightness(way, caption, law, pictures.mean((1, 2, 3)), pictures[0])
+
+
+def list_settings(count: int, seed: int, noises: int, fine: int, drift: float, seconds: float) -> dict[str, str]:
+    top = f"{stable_diffusion_table()[-1]:.2f}, the end of Stable Diffusion's table"
+    return {
+        "Model": f"{count} pictures of {SIZE}x{SIZE}, around each a spread of {STD:g} whose variance falls like "
+                 f"radius^-{ALPHA:g}; guidance {SCALE:g}",
+        "Start": f"pure noise at sigma {top}; seed {seed}, {noises} for each of {len(PAINTERS)} captions",
+        "Samplers": f"{', '.join(SAMPLERS)} of diffusers {version('diffusers')}, v-prediction",
+        "Exact end point": f"Heun, {fine} steps; with half as many it moves by {drift:.2%} (median)",
+        "Made with": f"torch {torch.__version__}, Python {platform.python_version()}, CPU",
+        "Took": f"{seconds:.0f} seconds",
+    }
+
+
+def make_report(seed: int, noises: int, counts: Sequence[int], say: Callable[[str], None],
+                variants: int = 5, fine: int = FINE) -> Report:
+    """The whole demo but its page: a start per caption and noise, sampled in every way; `say` hears progress."""
+    began = time.perf_counter()
+    pictures, captions = paint(variants=variants)
+    model, table = gallery_model(pictures), stable_diffusion_table()
+    denoise = guide(model, captions, noises)
+    start = table[-1] * pure_noise(len(PAINTERS) * noises, seed)
+    say("exact end points")
+    exact, rough = (solve(denoise, start, fine_grid(table, steps)) for steps in (fine, fine // 2))
+    runs = []
+    for run in compare(denoise, start, exact, table, counts):
+        runs.append(run)
+        say(f"{run.sampler}, {run.steps} steps, {run.schedule}: {run.errors.median():.1%} off")
+    say("black and white")
+    tones = list(compare_brightness(model, captions, pure_noise(8, seed), max(counts)))
+    drift = float(relative_error(rough, exact).median())
+    settings = list_settings(len(pictures), seed, noises, fine, drift, time.perf_counter() - began)
+    return Report(pictures, exact, runs, tones, settings)

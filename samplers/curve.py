@@ -1,7 +1,7 @@
-"""(curves: name -> sigmas [n+1], flow) -> picture [H,W,3] of where schedules spend their steps, or one line of text.
+"""(curves: name -> sigmas [n+1], flow) -> picture [H,W,3] of where schedules spend their steps, or a line of text.
 
-Every family is drawn on one axis: e = sigma/alpha, log-SNR = -2 ln e (see table.py); ticks of the first panel are in
-the model's own sigma. What is infinite (a flow model's start, the final 0) is drawn on the panel's edge.
+Every family is drawn on one axis: e = sigma/alpha, log-SNR = -2 ln e (see table.py); ticks of the first panel are
+in the model's own sigma. What is infinite (a flow model's start, the final 0) is drawn on the panel's edge.
 """
 from __future__ import annotations
 
@@ -43,7 +43,11 @@ class Curve(NamedTuple):
     @property
     def ends(self) -> str:
         seen = self.sigmas[self.sigmas > 0]
-        return f"{seen[0]:.4g} .. {seen[-1]:.3g}"
+        return f"{brief(float(seen[0]))} .. {brief(float(seen[-1]))}"
+
+
+def brief(sigma: float) -> str:
+    return f"{sigma:.4g}" if sigma >= 10 else f"{sigma:.3g}"
 
 
 def read_curve(name: str, sigmas: Tensor | Sequence[float], flow: bool) -> Curve:
@@ -95,7 +99,7 @@ def log_snr_range(curves: Sequence[Curve]) -> tuple[float, float]:
 
 
 def density(curve: Curve, axis: Tensor) -> Tensor:
-    """Share of steps per unit of log-SNR along `axis` [P]: a Gaussian kernel on each step's start that is finite."""
+    """Share of steps per unit of log-SNR along `axis` [P]: a Gaussian kernel on every finite start of a step."""
     nodes = curve.log_snr[:-1]
     width = SMOOTH * float(axis[-1] - axis[0])
     kernel = torch.exp(-0.5 * ((axis[:, None] - nodes[nodes.isfinite()]) / width) ** 2)
@@ -145,8 +149,9 @@ def draw_density(sheet: Sheet, curves: Sequence[Curve], panel: Panel, ends: tupl
             sheet.line([(x, y), (x, y + row - 1.5)], curve.color, 1.3)
 
 
-def draw_legend(sheet: Sheet, curves: Sequence[Curve], left: float, top: float, right: float, bottom: float) -> None:
-    """One row for each curve: line, name, steps, first and last non-zero sigma, share below and above log-SNR 0."""
+def draw_legend(sheet: Sheet, curves: Sequence[Curve], left: float, top: float, right: float,
+                bottom: float) -> None:
+    """One row per curve: line, name, steps, first and last non-zero sigma, share below and above log-SNR 0."""
     wide, size = right - left, sheet.size
     row = min(1.75 * size, (bottom - top) / (len(curves) + 1))
     shown = curves[: int((bottom - top) / max(row, 0.9 * size)) - 1]

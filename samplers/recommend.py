@@ -28,7 +28,7 @@ def choose(steps: int, span: Span, solver: Solver) -> Choice:
     if solver != "single_step":
         return ("beta" if blank else "logsnr"), {}, 0.6 / steps
     if blank and not span.flow:
-        return "zero_snr", {"high": min(25.0, max(steps**2 / 2, 4.0))}, 4.5 / steps**1.5
+        return "zero_snr", {"high": min(25.0, max(steps**2 / 2, 5.0))}, 4.5 / steps**1.5
     return "karras", {}, (2.2 if span.flow else 4.5) / steps**1.5
 
 

@@ -175,11 +175,14 @@ def zero_snr(steps: int, table: Tensor,
              last: Last = 0.06, shift: Shift = 1.0) -> Tensor:
     """The model's terminal sigma, then Karras over 0.06..25: no step is spent where no signal is left.
 
-    For zero-terminal-SNR tables, between whose last two entries (2254 and 4519) no time was trained. On a table
-    that ends lower, the second node is at most 0.8 of its maximum.
+    For zero-terminal-SNR tables, between whose last two entries (2254 and 4519) no time was trained. On a table that
+    ends lower, the second node is an even log-SNR step down.
     """
+    finite_end = read_span(table).cap < math.inf
+
     def spacing(u: Tensor, low: float, top: float) -> Tensor:
-        rest = karras_nodes(torch.linspace(0, 1, len(u) - 1, dtype=torch.float64), low, min(high, 0.8 * top), rho)
+        second = min(high, top * (low / top) ** float(u[1])) if finite_end and len(u) > 1 else high
+        rest = karras_nodes(torch.linspace(0, 1, len(u) - 1, dtype=torch.float64), low, second, rho)
         return torch.cat([u.new_tensor([top]), rest])
     return lay(steps, table, spacing, last, shift)
 

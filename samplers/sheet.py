@@ -1,6 +1,7 @@
 """A white page to draw axes, lines and words on, with Pillow alone; `picture()` gives it as [H,W,3] in 0..1."""
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Iterator, Sequence
 from typing import Literal, NamedTuple
@@ -56,7 +57,7 @@ def spell(words: str) -> str:
 def cut_dashes(points: Sequence[Point], pattern: Sequence[float]) -> Iterator[list[Point]]:
     """Cut a polyline into strokes: `pattern` is the length of a stroke and of the gap after it."""
     stroke, drawn, left = [points[0]], True, pattern[0]
-    for start, end in zip(points, points[1:], strict=False):
+    for start, end in itertools.pairwise(points):
         length, done = math.dist(start, end), 0.0
         while length - done > left:
             done += left
@@ -72,7 +73,7 @@ def cut_dashes(points: Sequence[Point], pattern: Sequence[float]) -> Iterator[li
 
 
 class Sheet:
-    """Words are kept until the end, because fonts smooth themselves and lines are drawn at `FINE` times the size."""
+    """Words wait until the end: fonts smooth themselves, while lines are drawn at `FINE` times the size."""
 
     def __init__(self, width: int, height: int):
         from PIL import Image, ImageDraw
@@ -123,7 +124,7 @@ class Sheet:
         image = self.image.reduce(FINE)
         draw = ImageDraw.Draw(image)
         for x, y, words, color, align in self.words:
-            left, top, right, bottom = draw.textbbox((0, 0), "Hg", font=self.font)
+            _, top, _, bottom = draw.textbbox((0, 0), "Hg", font=self.font)
             wide = draw.textlength(words, font=self.font)
             x -= {"left": 0, "center": wide / 2, "right": wide}[align]
             draw.text((round(x), round(y - (top + bottom) / 2)), words, fill=color, font=self.font)

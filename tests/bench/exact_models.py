@@ -82,7 +82,9 @@ def host_schedules(model_sampling, steps, flow):
         for kind in ("SD1", "SDXL"):
             rows[f"AYS ({kind})"] = log_linear(nodes_align_your_steps.NOISE_LEVELS[kind], steps + 1)
         rows["GITS"] = log_linear(nodes_gits.NOISE_LEVELS[1.20][max(min(steps, 20), 2) - 2], steps + 1)
-    return {name: sigmas for name, sigmas in rows.items() if torch.isfinite(sigmas).all()}
+    top = float(model_sampling.sigma_max)
+    return {name: sigmas for name, sigmas in rows.items()
+            if torch.isfinite(sigmas).all() and math.isclose(float(sigmas[0]), top, rel_tol=0.01)}
 
 
 class Problem:

@@ -21,7 +21,9 @@ SAMPLERS = {  # family -> sampler -> kind of solver
 
 def column(problems, sampler, solver, evaluations):
     """name -> error for one sampler at one number of evaluations; hosts', ours, and the recommended one."""
-    steps = (evaluations + 1) // 2 if solver == "single_step" else evaluations
+    steps = evaluations
+    if solver == "single_step":  # two evaluations a step, one at the last step, and one at a safe first step
+        steps = evaluations // 2 + 1 if sampler.startswith("safe") else (evaluations + 1) // 2
     table, flow = problems[0].sampling.sigmas, problems[0].flow
 
     def mean(sigmas):

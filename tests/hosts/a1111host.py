@@ -14,9 +14,11 @@ import urllib.error
 import urllib.request
 
 import pytest
+import torch
 from PIL import Image
 
 PACK = pathlib.Path(__file__).resolve().parents[2]
+PROBE = PACK / "tests" / "hosts" / "probe"
 A1111 = ("--skip-prepare-environment --skip-torch-cuda-test --use-cpu all --precision full --no-half --api "
          "--do-not-download-clip --no-hashing --disable-nan-check --skip-version-check").split()
 FORGE = ("--skip-prepare-environment --skip-torch-cuda-test --always-cpu --all-in-fp32 --api "
@@ -113,3 +115,23 @@ RUNS = {"txt2img": ("txt2img", BASE),
 def panel(*values, **changes) -> dict:
     """A request's part for our panel."""
     return dict(alwayson_scripts={"Tweedie Schedules": {"args": list(values)}} | changes)
+
+
+ZERO_SNR = [True, 0.7, False, "off", 0, 0, "steps"]
+TOP = 4518.76
+
+
+def draw(host: Host, name: str, *values, **changes) -> tuple[list[bytes], str, list[float]]:
+    """Pixels, infotext, and the sigma of each of the run's model evaluations; `values` go to the panel."""
+    mode, body = RUNS[name]
+    host.call("probe/seen")
+    pictures, text = host.draw(mode, body | panel(*values) | changes)
+    return pictures, text, host.call("probe/seen")["sigmas"]
+
+
+def table(host: Host) -> torch.Tensor:
+    return torch.tensor(host.call("probe/table"), dtype=torch.float32)
+
+
+def near(sigmas, expected) -> None:
+    torch.testing.assert_close(torch.tensor(sigmas), torch.as_tensor(expected).float(), rtol=1e-4, atol=1e-5)
