@@ -1,4 +1,4 @@
-"""ComfyUI's door. Imports no host at module level, so tests, the demo and the web UIs can load the package too."""
+"""ComfyUI's door. Imports no host at module level: tests, the demo and the web UIs load the package too."""
 
 WEB_DIRECTORY = "./web"
 

@@ -23,7 +23,8 @@ def installed(package: str) -> str:
 def run_demo(out: pathlib.Path, seed: int, noises: int) -> int:
     """Sample the exact model and write the page; 1 where diffusers is missing."""
     if find_spec("diffusers") is None:
-        print("The demo samples with diffusers, which is missing; run: pip install diffusers", file=sys.stderr)
+        print("The demo samples with diffusers, which is missing; run: pip install diffusers",
+              file=sys.stderr)
         return 1
     import torch
 
@@ -36,12 +37,13 @@ def run_demo(out: pathlib.Path, seed: int, noises: int) -> int:
 
 
 def run_doctor() -> int:
-    """Versions, extras, and every schedule against its validator on the standard tables; 1 where one fails."""
+    """Versions, extras, and every schedule against its validator on standard tables; 1 where one fails."""
     import torch
 
     from .demo.sampling import standard_tables
     from .samplers.schedules import SCHEDULES
-    print(f"tweedie {installed('tweedie-pack')}, Python {platform.python_version()}, torch {torch.__version__}")
+    print(f"tweedie {installed('tweedie-pack')}, Python {platform.python_version()}, "
+          f"torch {torch.__version__}")
     for name in EXTRAS:
         print(f"  {name}: {installed(name)}")
     failures = 0
@@ -60,10 +62,12 @@ def run_doctor() -> int:
 def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="tweedie", description=__doc__)
     commands = parser.add_subparsers(dest="command", required=True)
-    demo = commands.add_parser("demo", help="sample a model whose answer is known and write a page of pictures")
+    demo = commands.add_parser(
+        "demo", help="sample a model whose answer is known and write a page of pictures")
     demo.add_argument("--out", type=pathlib.Path, default=OUT, help="folder for index.html and its pictures")
     demo.add_argument("--seed", type=int, default=0)
-    demo.add_argument("--noises", type=int, default=1, help="starts for each caption; more are slower and surer")
+    demo.add_argument("--noises", type=int, default=1,
+                      help="starts for each caption; more are slower and surer")
     commands.add_parser("doctor", help="say what is installed and check every schedule")
     chosen = parser.parse_args(arguments)
     return run_doctor() if chosen.command == "doctor" else run_demo(chosen.out, chosen.seed, chosen.noises)

@@ -1,7 +1,8 @@
 """Add what the pack needs and the host lacks; run by the A1111 web UIs and by ComfyUI-Manager at install.
 
-Standard library only. A package that is there, in any version, is left alone, and torch, numpy and opencv are never
-installed or moved: with those pinned to what is there, pip either adds the missing package or says why not.
+Standard library only. A package that is there, in any version, is left alone, and torch, numpy and opencv
+are never installed or moved: with those pinned to what is there, pip either adds the missing package or says
+why not.
 """
 import importlib.metadata
 import importlib.util
@@ -10,7 +11,8 @@ import subprocess
 import sys
 import tempfile
 
-NEEDED = {"scipy": "scipy", "safetensors": "safetensors", "PIL": "Pillow", "tqdm": "tqdm"}  # import name -> package
+# import name -> package
+NEEDED = {"scipy": "scipy", "safetensors": "safetensors", "PIL": "Pillow", "tqdm": "tqdm"}
 FIXED = ("torch", "torchvision", "torchaudio", "numpy", "opencv-python", "opencv-contrib-python",
          "opencv-python-headless", "opencv-contrib-python-headless", "xformers")
 
@@ -47,7 +49,8 @@ def main() -> int:
     with tempfile.TemporaryDirectory() as folder:
         constraints = pathlib.Path(folder, "constraints.txt")
         constraints.write_text("\n".join(installed_versions()), "utf-8")
-        code = subprocess.call([sys.executable, "-m", "pip", "install", "--constraint", str(constraints), *packages])
+        code = subprocess.call(
+            [sys.executable, "-m", "pip", "install", "--constraint", str(constraints), *packages])
     if code:
         print(f"Tweedie: pip could not add {', '.join(packages)} without moving torch, numpy or opencv; "
               f"add them by hand in {sys.executable}'s environment")

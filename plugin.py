@@ -3,7 +3,7 @@
     @SCHEDULES.add("karras", "Karras")
     def karras(steps: int, table: Tensor, rho: Annotated[float, Range(1, 20, 0.1)] = 7.0) -> Tensor: ...
 
-Arguments marked with `Range`, or typed `Literal` or `bool`, are knobs; each host draws them as its own widgets.
+Arguments marked with `Range`, or typed `Literal` or `bool`, are knobs; each host draws them as its widgets.
 The unmarked leading arguments are the registry's contract: what a caller promises to pass.
 """
 from __future__ import annotations
@@ -44,7 +44,8 @@ class Knob(NamedTuple):
         """Return the value in the knob's type, or raise ValueError saying what, got, do."""
         if self.range is None:
             if self.choices and value not in self.choices:
-                raise ValueError(f"{owner}: {self.name} is {value!r}; choose one of {', '.join(self.choices)}")
+                raise ValueError(f"{owner}: {self.name} is {value!r}; "
+                                 f"choose one of {', '.join(self.choices)}")
             return value
         low, high = self.range.low, self.range.high
         if isinstance(value, bool) or not isinstance(value, (int, float)) or not low <= value <= high:
@@ -66,8 +67,10 @@ class Plugin(NamedTuple):
         """Run with checked knobs; those left out take their defaults."""
         forms = {knob.name: knob for knob in self.knobs}
         if unknown := knobs.keys() - forms.keys():
-            raise ValueError(f"{self.label}: unknown knob {', '.join(sorted(unknown))}; it has {', '.join(forms)}")
-        return self.run(*contract, **{name: forms[name].check(value, self.label) for name, value in knobs.items()})
+            raise ValueError(f"{self.label}: unknown knob {', '.join(sorted(unknown))}; "
+                             f"it has {', '.join(forms)}")
+        return self.run(*contract, **{name: forms[name].check(value, self.label)
+                                      for name, value in knobs.items()})
 
 
 def read_knobs(function: Callable) -> Iterator[Knob]:
@@ -84,7 +87,7 @@ def read_knobs(function: Callable) -> Iterator[Knob]:
 
 
 class Registry(dict[str, Plugin]):
-    """id -> Plugin in order of declaration; `contract` names the arguments that every plugin must take first."""
+    """id -> Plugin in order of declaration; `contract` names the arguments that each plugin takes first."""
 
     def __init__(self, *contract: str):
         super().__init__()
@@ -110,11 +113,11 @@ class Registry(dict[str, Plugin]):
 
 def load_plugins(folder: pathlib.Path, package: str, registries: dict[str, Registry],
                  entry_points: Iterable[EntryPoint] = ()) -> list[str]:
-    """Run every `folder`/*.py and every entry point; a failing one is logged with its traceback, the rest loads.
+    """Run every `folder`/*.py and entry point; a failing one is logged with its traceback, the rest loads.
 
-    A file is run as `<package>.plugins.<stem>`, so it says `from ..samplers.schedules import SCHEDULES`. An entry
-    point names a function that is called with a namespace of `Range` and the registries. What a failing plugin had
-    registered before it failed is taken back. Returns one line for each failure.
+    A file is run as `<package>.plugins.<stem>`, so it says `from ..samplers.schedules import SCHEDULES`.
+    An entry point names a function that is called with a namespace of `Range` and the registries. What a
+    failing plugin had registered before it failed is taken back. Returns one line for each failure.
     """
     def run_file(path: pathlib.Path) -> None:
         spec = importlib.util.spec_from_file_location(f"{package}.plugins.{path.stem}", path)
@@ -142,5 +145,6 @@ def load_plugins(folder: pathlib.Path, package: str, registries: dict[str, Regis
 def finite(name: str, value: float, low: float = -math.inf) -> float:
     """Return `value`, or raise ValueError where it is not a finite number above `low`."""
     if not math.isfinite(value) or value <= low:
-        raise ValueError(f"{name} is {value}; give a finite number" + (f" above {low:g}" if low > -math.inf else ""))
+        bound = f" above {low:g}" if low > -math.inf else ""
+        raise ValueError(f"{name} is {value}; give a finite number{bound}")
     return value

@@ -1,7 +1,8 @@
 """Models whose denoiser is known in closed form, so that a sampler's error is a number and not an opinion.
 
-A mixture of Gaussians with means mu_k [K,C,H,W] and one covariance, diagonal in the DCT. With x = x0 + sigma n,
-E[x0|x] = sum_k r_k (mu_k + var/(var + sigma^2) (x - mu_k)), r_k the posterior of component k (Tweedie's formula).
+A mixture of Gaussians with means mu_k [K,C,H,W] and one covariance, diagonal in the DCT. With
+x = x0 + sigma n, E[x0|x] = sum_k r_k (mu_k + var/(var + sigma^2) (x - mu_k)), r_k the posterior of
+component k (Tweedie's formula).
 """
 from __future__ import annotations
 
@@ -60,7 +61,7 @@ class Mixture:
         return self.inverse_dct(mean + self.variance / total * (z - mean))
 
     def denoise(self, x: Tensor, sigma: Tensor | float, log_weights: Tensor | None = None) -> Tensor:
-        """E[x0|x] [B,C,H,W] for sigma a number or [B]; log_weights [K] restricts or reweights the components."""
+        """E[x0|x] [B,C,H,W] for sigma a number or [B]; log_weights [K] restricts or reweights components."""
         z, total = self.observe(x, sigma)
         return self.shrink(z, total, self.mix(self.fit(z, total), log_weights)).to(x.dtype)
 
@@ -92,11 +93,12 @@ def guided(model: Mixture, scale: float, log_weights: Tensor):
 
 
 def solve(denoise, x: Tensor, sigmas: Tensor) -> Tensor:
-    """Heun's method over x0 + sigma n down to sigma 0, its first step in the safe form: the reference solution."""
+    """Heun's method over x0 + sigma n down to sigma 0, first step in the safe form: the reference."""
     for i, (sigma, then) in enumerate(zip(sigmas[:-1].tolist(), sigmas[1:].tolist(), strict=True)):
         d = (x - denoise(x, sigma)) / sigma
         ahead = x + (then - sigma) * d
-        x = ahead if i == 0 or then == 0 else x + (then - sigma) * (d + (ahead - denoise(ahead, then)) / then) / 2
+        x = (ahead if i == 0 or then == 0
+             else x + (then - sigma) * (d + (ahead - denoise(ahead, then)) / then) / 2)
     return x
 
 

@@ -1,7 +1,7 @@
-"""paint(seed, variants) -> pictures [K,3,96,96] in -1..1, captions [K]: the small world that the demo samples.
+"""paint(seed, variants) -> pictures [K,3,96,96] in -1..1, captions [K]: the small world of the demo.
 
-Everything is drawn here with Pillow, four times larger and reduced. A painter gets an `Easel`, whose coordinates
-run from 0 to 1 (x to the right, y down), and a source of randomness for its variants.
+Everything is drawn here with Pillow, four times larger and reduced. A painter gets an `Easel`, whose
+coordinates run from 0 to 1 (x to the right, y down), and a source of randomness for its variants.
 """
 from __future__ import annotations
 
@@ -68,7 +68,8 @@ class Easel:
     def ridge(self, random: Random, height: float, rough: float, color: Color) -> list[float]:
         """Hills up to the lower edge: three sines of random phase; returns the heights."""
         waves = [(rough / n, n * random.uniform(0.7, 1.4), random.random()) for n in (1, 2, 4)]
-        tops = [height + sum(a * math.sin(2 * math.pi * (f * i / 96 + p)) for a, f, p in waves) for i in range(97)]
+        tops = [height + sum(a * math.sin(2 * math.pi * (f * i / 96 + p)) for a, f, p in waves)
+                for i in range(97)]
         self.area([(0, 1), *[(i / 96, top) for i, top in enumerate(tops)], (1, 1)], color)
         return tops
 
@@ -88,7 +89,8 @@ def paint_sunrise(easel: Easel, random: Random) -> None:
     easel.fade(mix(glow, (0.1, 0.15, 0.35), 0.45), (0.05, 0.1, 0.28), 0.6, 1)
     for i in range(9):
         width = 0.035 + 0.012 * random.random() + 0.006 * i
-        easel.limb((x - width, 0.635 + 0.042 * i), (x + width, 0.635 + 0.042 * i), 0.012, mix(sun, glow, i / 9))
+        easel.limb((x - width, 0.635 + 0.042 * i), (x + width, 0.635 + 0.042 * i), 0.012,
+                   mix(sun, glow, i / 9))
 
 
 def paint_mountains(easel: Easel, random: Random) -> None:
@@ -114,7 +116,8 @@ def paint_night(easel: Easel, random: Random) -> None:
     x, y, radius = random.uniform(0.2, 0.8), random.uniform(0.17, 0.36), random.uniform(0.09, 0.13)
     easel.disc(x, y, radius, (0.98, 0.96, 0.84))
     if random.random() < 0.6:  # a crescent
-        easel.disc(x + 0.45 * radius, y - 0.25 * radius, 0.85 * radius, mix(dark, hsv(hue - 0.04, 0.65, 0.42), y))
+        easel.disc(x + 0.45 * radius, y - 0.25 * radius, 0.85 * radius,
+                   mix(dark, hsv(hue - 0.04, 0.65, 0.42), y))
     easel.ridge(random, 0.76, 0.05, hsv(hue, 0.6, 0.16))
     easel.ridge(random, 0.88, 0.03, hsv(hue, 0.7, 0.08))
 
@@ -213,7 +216,7 @@ PLAIN = {"pure black": -1.0, "pure white": 1.0}
 
 
 def paint(seed: int = 7, variants: int = 5) -> tuple[Tensor, list[str]]:
-    """`variants` pictures of every caption, then one black and one white: [K,3,96,96] float64, captions [K]."""
+    """`variants` pictures of every caption, one black, one white: [K,3,96,96] float64, captions [K]."""
     pictures, captions = [], []
     for caption, painter in PAINTERS.items():
         for variant in range(variants):

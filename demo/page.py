@@ -17,13 +17,13 @@ from .sampling import Brightness, Report, Run, standard_tables
 
 COUNT = len(PAINTERS)
 STYLE = """
-:root { color-scheme: light dark; --paper: #fbfaf8; --ink: #22262b; --pale: #6a7078; --line: #e2e0db; --card: #fff;
-  --heat: 213, 94, 0; --best: #00795a; }
-@media (prefers-color-scheme: dark) { :root { --paper: #16181b; --ink: #e6e4e0; --pale: #9aa0a8; --line: #2f3338;
-  --card: #1e2125; --best: #4fd1a5; } }
+:root { color-scheme: light dark; --paper: #fbfaf8; --ink: #22262b; --pale: #6a7078; --line: #e2e0db;
+  --card: #fff; --heat: 213, 94, 0; --best: #00795a; }
+@media (prefers-color-scheme: dark) { :root { --paper: #16181b; --ink: #e6e4e0; --pale: #9aa0a8;
+  --line: #2f3338; --card: #1e2125; --best: #4fd1a5; } }
 * { box-sizing: border-box; }
-body { margin: 0 auto; max-width: 1080px; padding: 3rem 1.25rem 5rem; background: var(--paper); color: var(--ink);
-  font: 16px/1.6 system-ui, sans-serif; }
+body { margin: 0 auto; max-width: 1080px; padding: 3rem 1.25rem 5rem; background: var(--paper);
+  color: var(--ink); font: 16px/1.6 system-ui, sans-serif; }
 h1 { font-size: 2.3rem; line-height: 1.15; margin: 0 0 .6rem; letter-spacing: -.02em; }
 h2 { margin: 3.2rem 0 .4rem; font-size: 1.45rem; letter-spacing: -.01em; }
 h3 { margin: 2rem 0 .4rem; font-size: 1.05rem; }
@@ -38,41 +38,46 @@ dl { display: grid; grid-template-columns: max-content 1fr; gap: .2rem 1.4rem; }
 dt { color: var(--pale); } dd { margin: 0; }
 .scroll { overflow-x: auto; } .strip { min-width: 640px; margin: .7rem 0; }
 .strip h4 { margin: 0 0 .2rem; font-size: .9rem; font-weight: 600; }
-.strip ol { display: grid; grid-template-columns: repeat(8, 1fr); list-style: none; margin: .15rem 0 0; padding: 0;
-  font-size: .8rem; color: var(--pale); text-align: center; font-variant-numeric: tabular-nums; }
+.strip ol { display: grid; grid-template-columns: repeat(8, 1fr); list-style: none; margin: .15rem 0 0;
+  padding: 0; font-size: .8rem; color: var(--pale); text-align: center; font-variant-numeric: tabular-nums; }
 .tones { display: grid; grid-template-columns: repeat(auto-fit, minmax(170px, 1fr)); gap: 1rem; }
 figure { margin: 0; } figure img { border: 1px solid var(--line); }
 figcaption { font-size: .85rem; padding-top: .35rem; }
-.card { background: #fff; border: 1px solid var(--line); border-radius: 10px; padding: .5rem; margin: 1rem 0; }
+.card { background: #fff; border: 1px solid var(--line); border-radius: 10px; padding: .5rem;
+  margin: 1rem 0; }
 details { margin: 1rem 0; } summary { cursor: pointer; font-weight: 600; padding: .3rem 0; }
 """
 PAGE = """<!doctype html>
-<html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">
+<html lang="en"><head><meta charset="utf-8">
+<meta name="viewport" content="width=device-width, initial-scale=1">
 <title>Tweedie: schedules on a model whose answer is known</title><style>{style}</style></head><body>
 <h1>Schedules on a model whose answer is known</h1>
-<p class="lead">The model below is exact: the denoiser of a small gallery of pictures, with a Gaussian around each,
-has a closed form. Where sampling should end is therefore a number, and so is every sampler's error.</p>
+<p class="lead">The model below is exact: the denoiser of a small gallery of pictures, with a Gaussian around
+each, has a closed form. Where sampling should end is therefore a number, and so is every sampler's error.</p>
 <dl>{settings}</dl>
 <h2>The gallery</h2>
-<p>Drawn by the pack itself. A caption restricts the model to its own pictures; guidance compares them with all
-others.</p>
+<p>Drawn by the pack itself. A caption restricts the model to its own pictures; guidance compares them with
+all others.</p>
 {gallery}
 <h2>How far off</h2>
-<p>Median over the pictures of the relative error: RMSE against the exact end point over its RMS. Every schedule
-has its default knobs, untuned. The two rows that name a shift were added by hand, once their defaults had done
-badly. Rows in grey are the library's own schedules.</p>
+<p>Median over the pictures of the relative error: RMSE against the exact end point over its RMS. Every
+schedule has its default knobs, untuned, but Recommended, which goes by sampler and step count. The two rows
+that name a shift were added by hand, once their defaults had done badly. Rows in grey are the library's own
+schedules.</p>
 {numbers}
-<p>This world is decided at high noise, where large shapes are. Logit-normal, Laplace, Cosine and Sigmoid crowd
-log-SNR 0 and come too late for it; their Shift knob moves them up. No schedule is best for every sampler.</p>
-<p class="pale">These are errors of numerical integration on one small world. They say nothing about the taste of a
-trained network, and the order may differ on yours.</p>
+<p>This world is decided at high noise, where large shapes are. Logit-normal, Laplace, Cosine and Sigmoid
+crowd log-SNR 0 and come too late for it; their Shift knob moves them up. No schedule is best for every
+sampler.</p>
+<p class="pale">These are errors of numerical integration on one small world. They say nothing about the
+taste of a trained network, and the order may differ on yours.</p>
 <h2>Where the steps lie</h2>
 {curves}
 <h2>Pure black, pure white</h2>
-<p>Sampling starts from noise that holds nothing of the picture. The ordinary table stops short of noise alone, so
-the model takes the start's grey for the picture's own brightness: black and white come out grey, as far as the law
-mean &times; (1 &minus; f) says. The table rescaled to zero terminal SNR ends it; so does a start whose mean is
-calibrated with two probes of the model. Means are of all pictures, -1 is black, +1 is white.</p>
+<p>Sampling starts from noise that holds nothing of the picture. The ordinary table stops short of noise
+alone, so the model takes the start's grey for the picture's own brightness: black and white come out grey,
+as far as the law mean &times; (1 &minus; f) says. The table rescaled to zero terminal SNR ends it; so does a
+start whose mean is calibrated with two probes of the model. Means are of all pictures, -1 is black, +1 is
+white.</p>
 {brightness}
 <h2>The pictures</h2>
 <p>Same noise, same model; the relative error stands under each.</p>
@@ -140,7 +145,8 @@ def tag_numbers(runs: Sequence[Run], sampler: str) -> str:
         cells = "".join(tag_cell(row[steps], columns[steps]) for steps in counts)
         body.append(f"<tr{kind}><th>{escape(name)}</th>{cells}</tr>")
     best = "; ".join(f"{min(table, key=lambda name: table[name][steps])} at {steps}" for steps in counts)
-    return (f'<h3>{escape(sampler)}</h3><div class="scroll"><table><thead><tr><th>schedule</th>{head}</tr></thead>'
+    return (f'<h3>{escape(sampler)}</h3><div class="scroll"><table><thead>'
+            f'<tr><th>schedule</th>{head}</tr></thead>'
             f'<tbody>{"".join(body)}</tbody></table></div><p class="pale">Best: {escape(best)}.</p>')
 
 
@@ -154,7 +160,8 @@ def tag_pictures(folder: pathlib.Path, report: Report, sampler: str, opened: boo
             name = file_name(sampler, f"{steps:02d}", run.schedule)
             errors = map(percent, run.errors.tolist())
             strips.append(tag_strip(folder, run.schedule, name, run.pictures, errors))
-        blocks.append(f'<details{" open" if opened else ""}><summary>{escape(sampler)}, {steps} steps</summary>'
+        blocks.append(f'<details{" open" if opened else ""}>'
+                      f'<summary>{escape(sampler)}, {steps} steps</summary>'
                       f'<div class="scroll">{"".join(strips)}</div></details>')
     return "".join(blocks)
 
@@ -166,7 +173,8 @@ def tag_curves(folder: pathlib.Path, steps: int) -> str:
         curves = {plugin.label: plugin(steps, table) for plugin in SCHEDULES.values()}
         image = save_picture(folder / file_name("curves", name), draw_curves(curves, is_flow(table)))
         blocks.append(f'<h3>{escape(name)}, {steps} steps</h3><div class="card">'
-                      f'<img src="{image}" alt="schedules over the {escape(name)} table" loading="lazy"></div>')
+                      f'<img src="{image}" alt="schedules over the {escape(name)} table" '
+                      'loading="lazy"></div>')
     return "".join(blocks)
 
 
@@ -206,6 +214,7 @@ def write_page(folder: pathlib.Path, report: Report, curve_steps: int = 20) -> p
         numbers="".join(tag_numbers(report.runs, sampler) for sampler in samplers),
         curves=tag_curves(folder, curve_steps),
         brightness=tag_brightness(folder, report.brightness),
-        pictures="".join(tag_pictures(folder, report, sampler, sampler == samplers[0]) for sampler in samplers),
+        pictures="".join(tag_pictures(folder, report, sampler, sampler == samplers[0])
+                         for sampler in samplers),
     ), encoding="utf-8")
     return path

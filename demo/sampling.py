@@ -1,7 +1,7 @@
-"""(denoise, start [B,3,H,W], sigmas [n+1]) -> pictures, by the samplers of `diffusers`, and how far they are off.
+"""(denoise, start [B,3,H,W], sigmas [n+1]) -> pictures, by the samplers of `diffusers`, and their errors.
 
-The denoiser is exact (exact.py, gallery.py) and is handed to the library as v-prediction, which is finite at every
-sigma. Nothing here knows a page or a console.
+The denoiser is exact (exact.py, gallery.py) and is handed to the library as v-prediction, which is finite at
+every sigma. Nothing here knows a page or a console.
 """
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from ..samplers.flow import shift_time
+from ..samplers.recommend import Solver, recommended
 from ..samplers.schedules import SCHEDULES
 from ..samplers.zero_snr import calibrate_dc, rescale_table
 from .exact import Mixture, guided, power_law, solve
@@ -56,7 +57,7 @@ class Brightness(NamedTuple):
 
 
 class Report(NamedTuple):
-    """What one demo found. gallery [K,3,H,W], exact [B,3,H,W]; settings: what a reader needs to make it again."""
+    """What one demo found. gallery [K,3,H,W], exact [B,3,H,W]; settings: what is needed to make it again."""
 
     gallery: Tensor
     exact: Tensor
@@ -96,9 +97,9 @@ def dpm_2m(sigmas: Tensor):
     return scheduler
 
 
-SAMPLERS: dict[str, tuple[Callable, bool]] = {  # name -> (maker, does it keep x as x0 + sigma n?)
-    "DPM-Solver++ 2M": (dpm_2m, False),
-    "Euler": (euler, True),
+SAMPLERS: dict[str, tuple[Callable, bool, Solver]] = {  # name -> (maker, is x kept as x0 + sigma n?, kind)
+    "DPM-Solver++ 2M": (dpm_2m, False, "multistep"),
+    "Euler": (euler, True, "first_order"),
 }
 
 
@@ -112,7 +113,7 @@ def library_sigmas(options: dict, steps: int) -> Tensor:
 
 def sample(sampler: str, denoise: Callable, start: Tensor, sigmas: Tensor) -> Tensor:
     """Run a library sampler from `start` = x0 + sigmas[0] n; `denoise(x, sigma)` gets x in that form too."""
-    make, exploding = SAMPLERS[sampler]
+    make, exploding, _ = SAMPLERS[sampler]
     scheduler = make(sigmas)
     scheduler.set_begin_index(0)
     x = start.float() if exploding else start.float() / math.hypot(1, float(sigmas[0]))
@@ -145,10 +146,12 @@ def gallery_model(pictures: Tensor) -> Mixture:
     return Mixture(pictures, power_law(SIZE, SIZE, STD, ALPHA))
 
 
-def schedules(steps: int, table: Tensor) -> dict[str, Tensor]:
-    """Every schedule of the pack with its defaults, two of them shifted too, then the library's own."""
-    ours = {plugin.label: plugin(steps, table) for plugin in SCHEDULES.values()}
-    ours |= {f"{SCHEDULES[id].label}, shift {SHIFT:g}": SCHEDULES[id](steps, table, shift=SHIFT) for id in SHIFTED}
+def schedules(steps: int, table: Tensor, solver: Solver) -> dict[str, Tensor]:
+    """The recommended schedule, each one with its defaults, two of them shifted too, the library's own."""
+    ours = {"Recommended": recommended(steps, table, solver)}
+    ours |= {plugin.label: plugin(steps, table) for plugin in SCHEDULES.values()}
+    ours |= {f"{SCHEDULES[id].label}, shift {SHIFT:g}": SCHEDULES[id](steps, table, shift=SHIFT)
+             for id in SHIFTED}
     return ours | {name: library_sigmas(options, steps) for name, options in LIBRARY.items()}
 
 
@@ -166,9 +169,9 @@ def guide(model: Mixture, captions: Sequence[str], repeats: int) -> Callable:
 def compare(denoise: Callable, start: Tensor, exact: Tensor, table: Tensor,
             counts: Sequence[int]) -> Iterator[Run]:
     """Every sampler at every step count over every schedule, from one start [B,3,H,W]."""
-    for sampler in SAMPLERS:
+    for sampler, (_, _, solver) in SAMPLERS.items():
         for steps in counts:
-            for name, sigmas in schedules(steps, table).items():
+            for name, sigmas in schedules(steps, table, solver).items():
                 pictures = sample(sampler, denoise, start, sigmas)
                 yield Run(sampler, name, steps, pictures, relative_error(pictures, exact))
 
@@ -176,15 +179,16 @@ def compare(denoise: Callable, start: Tensor, exact: Tensor, table: Tensor,
 def mean_law(mean: float, model: Mixture, sigma: float) -> float:
     """Mean brightness of an exact solution that starts at `sigma` from pure noise: mean (1 - f).
 
-    f = v / sqrt(s^2 + v^2): s the prior's deviation of a picture's mean, v = sigma / sqrt(pixels). A short table
-    leaves f far above 0, so the mean stays near that of noise, which is grey.
+    f = v / sqrt(s^2 + v^2): s the prior's deviation of a picture's mean, v = sigma / sqrt(pixels). A short
+    table leaves f far above 0, so the mean stays near that of noise, which is grey.
     """
     pixels = SIZE * SIZE
     prior = float(model.variance[0]) / pixels
     return mean * (1 - math.sqrt(prior / (prior + sigma**2 / pixels)))
 
 
-def compare_brightness(model: Mixture, captions: Sequence[str], noise: Tensor, steps: int) -> Iterator[Brightness]:
+def compare_brightness(model: Mixture, captions: Sequence[str], noise: Tensor,
+                       steps: int) -> Iterator[Brightness]:
     """Pure black and white from pure noise [B,3,H,W]: ordinary table, DC-calibrated start, rescaled table."""
     tables = standard_tables()
     ordinary, rescaled = tables["Stable Diffusion"], tables["Zero terminal SNR"]
@@ -204,11 +208,12 @@ def compare_brightness(model: Mixture, captions: Sequence[str], noise: Tensor, s
             yield Brightness(way, caption, law, pictures.mean((1, 2, 3)), pictures[0])
 
 
-def list_settings(count: int, seed: int, noises: int, fine: int, drift: float, seconds: float) -> dict[str, str]:
+def list_settings(count: int, seed: int, noises: int, fine: int, drift: float,
+                  seconds: float) -> dict[str, str]:
     top = f"{stable_diffusion_table()[-1]:.2f}, the end of Stable Diffusion's table"
     return {
-        "Model": f"{count} pictures of {SIZE}x{SIZE}, around each a spread of {STD:g} whose variance falls like "
-                 f"radius^-{ALPHA:g}; guidance {SCALE:g}",
+        "Model": f"{count} pictures of {SIZE}x{SIZE}, around each a spread of {STD:g} whose variance falls "
+                 f"like radius^-{ALPHA:g}; guidance {SCALE:g}",
         "Start": f"pure noise at sigma {top}; seed {seed}, {noises} for each of {len(PAINTERS)} captions",
         "Samplers": f"{', '.join(SAMPLERS)} of diffusers {version('diffusers')}, v-prediction",
         "Exact end point": f"Heun, {fine} steps; with half as many it moves by {drift:.2%} (median)",
@@ -219,7 +224,7 @@ def list_settings(count: int, seed: int, noises: int, fine: int, drift: float, s
 
 def make_report(seed: int, noises: int, counts: Sequence[int], say: Callable[[str], None],
                 variants: int = 5, fine: int = FINE) -> Report:
-    """The whole demo but its page: a start per caption and noise, sampled in every way; `say` hears progress."""
+    """The whole demo but its page: a start per caption and noise, sampled every way; `say` hears progress."""
     began = time.perf_counter()
     pictures, captions = paint(variants=variants)
     model, table = gallery_model(pictures), stable_diffusion_table()

@@ -1,7 +1,7 @@
 """Where each host keeps what: (sd_model, sampler) -> sigma table, prediction, reference size, guidance hook.
 
-A1111 keeps the table in `sd_model.alphas_cumprod`, which the denoiser copies when it is built; Forge and Forge Neo
-keep it in `unet.model.predictor`; reForge in `unet.model.model_sampling` and, for its schedules, in `alphas_cumprod`.
+A1111 keeps the table in `sd_model.alphas_cumprod`, which the denoiser copies when it is built; Forge and Neo
+in `unet.model.predictor`; reForge in `unet.model.model_sampling` and, for its schedules, in `alphas_cumprod`.
 """
 from __future__ import annotations
 
@@ -19,6 +19,8 @@ from ..samplers.schedules import SCHEDULES
 from ..samplers.table import TERMINAL, is_flow
 from ..samplers.zero_snr import rescale_table
 from .scope import patched
+
+Change = Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]  # (x [B,C,H,W], sigma [B], guided, cond)
 
 
 @functools.cache
@@ -42,6 +44,8 @@ def model_table(sd_model: Any) -> Tensor:
     keeper = sigma_keeper(sd_model)
     if keeper is not None:
         return keeper.sigmas
+    if not hasattr(sd_model, "alphas_cumprod"):  # Forge's stand-in, until the first picture
+        raise ValueError("Sigma table: no model is loaded yet; make a picture first")
     return ((1 - sd_model.alphas_cumprod) / sd_model.alphas_cumprod).sqrt()
 
 
@@ -68,7 +72,7 @@ def reference_size(sd_model: Any) -> int:
 
 
 def zero_snr_changes(sd_model: Any) -> list[tuple[Any, dict[str, Tensor]]]:
-    """What to set on what, so that the table ends at zero SNR; empty where it does already, by the host's option."""
+    """What to set on what, so that the table ends at zero SNR; empty where the host's own option did that."""
     table = model_table(sd_model)
     if float(table[-1]) > TERMINAL:
         return []
@@ -82,15 +86,15 @@ def zero_snr_changes(sd_model: Any) -> list[tuple[Any, dict[str, Tensor]]]:
 
 @contextmanager
 def fresh_denoiser(sampler: Any) -> Iterator[None]:
-    """Let the sampler build its denoiser from the table as it is now; img2img's was built for the run before."""
+    """Let the sampler build its denoiser from the table as it is now; img2img's is from the run before."""
     guide = sampler.model_wrap_cfg
     with patched(guide, model_wrap=None), patched(sampler, model_wrap=guide.inner_model):
         yield
 
 
 @contextmanager
-def after_cfg(sd_model: Any, sampler: Any, change: Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]) -> Iterator[None]:
-    """Put every guided estimate through `change(x, sigma [B], guided, cond)`, all [B,C,H,W]."""
+def after_cfg(sd_model: Any, sampler: Any, change: Change) -> Iterator[None]:
+    """Put every guided estimate through `change`."""
     if sigma_keeper(sd_model) is None:
         with after_combine(sampler.model_wrap_cfg, change):
             yield
@@ -103,7 +107,7 @@ def after_cfg(sd_model: Any, sampler: Any, change: Callable[[Tensor, Tensor, Ten
 
 
 @contextmanager
-def after_combine(guide: Any, change: Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]) -> Iterator[None]:
+def after_combine(guide: Any, change: Change) -> Iterator[None]:
     """A1111's way: `combine_denoised` knows the estimates, `forward` knows x and sigma.
 
     With several prompts joined by AND, `cond` is their combination at guidance 1.

@@ -1,7 +1,7 @@
-"""The schedules as "Schedule type", Tweedie 2M as a sampler, and the panel "Tweedie Schedules", on the A1111 family.
+"""The A1111 family's "Schedule type" entries, the sampler Tweedie 2M, and the panel "Tweedie Schedules".
 
-The panel works by passes: what a pass needs is set on the sampler's own instance when the pass begins, and is gone
-when it ends, however it ends. The host's options are neither read for it nor changed.
+The panel works by passes: what a pass needs is set on instances when the pass begins, and is gone when it
+ends, however it ends. No class is patched, and none of the host's options is changed.
 """
 from __future__ import annotations
 
@@ -28,7 +28,8 @@ from .scope import enclose_next_pass, patched
 
 TITLE = "Tweedie Schedules"
 SAMPLER = "Tweedie 2M"
-DEFAULT = "tweedie_karras"
+MARK = "tweedie_"  # every schedule's name begins with it
+DEFAULT = MARK + "karras"
 
 
 def make_scheduler(plugin: Plugin) -> sd_schedulers.Scheduler:
@@ -38,7 +39,8 @@ def make_scheduler(plugin: Plugin) -> sd_schedulers.Scheduler:
         asked = sigma_min if sigma_min != table[0].item() else 0
         last = getattr(inner_model, "tweedie_last", 0) or asked
         return plugin(n, table, **({"last": last} if last else {})).to(device)
-    return sd_schedulers.Scheduler(f"tweedie_{plugin.id}", f"Tweedie {plugin.label}", sigmas, need_inner_model=True)
+    name, label = f"{MARK}{plugin.id}", f"Tweedie {plugin.label}"
+    return sd_schedulers.Scheduler(name, label, sigmas, need_inner_model=True)
 
 
 def make_sampler(sd_model: Any) -> KDiffusionSampler:
@@ -48,7 +50,7 @@ def make_sampler(sd_model: Any) -> KDiffusionSampler:
 
 
 def register() -> None:
-    """Put our rows into the host's tables, in place of any earlier ones; the host's unloading takes them out."""
+    """Put our rows into the host's tables, in place of earlier ones; the host's unloading takes them out."""
     host.load_strangers()
     unregister()
     rows = [make_scheduler(plugin) for plugin in SCHEDULES.values()]
@@ -68,9 +70,10 @@ def register() -> None:
 
 def unregister() -> None:
     for table in (sd_schedulers.schedulers, getattr(sd_schedulers, "all_schedulers", [])):
-        table[:] = [row for row in table if not row.name.startswith("tweedie_")]
-    for name in [name for name, row in sd_schedulers.schedulers_map.items() if row.name.startswith("tweedie_")]:
-        del sd_schedulers.schedulers_map[name]
+        table[:] = [row for row in table if not row.name.startswith(MARK)]
+    names = sd_schedulers.schedulers_map
+    for name in [name for name, row in names.items() if row.name.startswith(MARK)]:
+        del names[name]
     sd_samplers.all_samplers[:] = [data for data in sd_samplers.all_samplers if data.name != SAMPLER]
     sd_samplers.all_samplers_map.pop(SAMPLER, None)
     sd_samplers.set_samplers()
@@ -79,13 +82,13 @@ def unregister() -> None:
 
 @dataclass(frozen=True)
 class Settings:
-    """The panel: its fields are its widgets, in the order of the API's `args`. Defaults leave the host untouched."""
+    """The panel: its fields are its widgets, in the order of the API's `args`; defaults change nothing."""
 
     zero_snr: bool = False
-    cfg_rescale: Annotated[float, Range(0, 1, 0.05, "Lin et al. 2023; acts with zero terminal SNR only.")] = 0.7
+    cfg_rescale: Annotated[float, Range(0, 1, 0.05, "Acts together with zero terminal SNR.")] = 0.7
     dc_start: bool = False
     shift_rule: Literal["off", "sqrt", "mu", "mu_raw", "fixed"] = "off"
-    shift: Annotated[float, Range(0, 100, 0.05, "At the model's own picture size; 0 is the model's own shift.")] = 0.0
+    shift: Annotated[float, Range(0, 100, 0.05, "At the model's own size of picture; 0 is its own.")] = 0.0
     last_sigma: Last = 0.0
     denoise_mode: flow.DenoiseMode = "steps"
 
@@ -110,21 +113,21 @@ KEYS = {"zero_snr": "Tweedie zero SNR", "cfg_rescale": "Tweedie CFG rescale", "d
         "denoise_mode": "Tweedie denoise mode"}
 LABELS = {"zero_snr": "Zero terminal SNR (v-prediction models)", "cfg_rescale": "CFG rescale",
           "dc_start": "DC-calibrated start (models without zero SNR, txt2img)",
-          "shift_rule": "Shift by picture size", "shift": "Shift", "last_sigma": "Last sigma (Tweedie schedules)",
-          "denoise_mode": "Denoise mode (img2img, hires)"}
+          "shift_rule": "Shift by picture size", "shift": "Shift",
+          "last_sigma": "Last sigma (Tweedie schedules)", "denoise_mode": "Denoise mode (img2img, hires)"}
 
 
 def check_pass(p: Any, settings: Settings) -> None:
     """Raise ValueError where the settings can't do what they say in this pass."""
     if "sigmas" not in inspect.signature(p.sampler.func).parameters:
-        raise ValueError(f"{TITLE}: sampler {p.sampler.config.name} makes its own steps; pick one that follows the "
-                         f"schedule type, such as {SAMPLER} or Euler, or reset the panel")
+        raise ValueError(f"{TITLE}: sampler {p.sampler.config.name} makes its own steps; pick one that "
+                         f"follows the schedule type, such as {SAMPLER} or Euler, or reset the panel")
     if settings.zero_snr:
         zero_snr.refuse(host.prediction(p.sd_model))
     if settings.dc_start and (settings.zero_snr or host.prediction(p.sd_model) == "flow"):
-        raise ValueError(f"{TITLE}: DC start corrects a start that still holds signal; at zero SNR there is none, "
-                         "so leave it off here")
-    if settings.last_sigma and not chosen_schedule(p).startswith("tweedie_"):
+        raise ValueError(f"{TITLE}: DC start corrects a start that still holds signal; at zero SNR there is "
+                         "none, so leave it off here")
+    if settings.last_sigma and not chosen_schedule(p).startswith(MARK):
         raise ValueError(f"{TITLE}: last sigma is {settings.last_sigma:g}, the schedule type is the host's "
                          f"{chosen_schedule(p)}; pick a Tweedie schedule, or set last sigma to 0")
 
@@ -147,7 +150,7 @@ def size_shift(settings: Settings, shape: tuple[int, ...], table: Tensor, refere
 
 def cut_for_host(schedule: Callable[[int, Tensor], Tensor], p: Any, steps: int | None, table: Tensor,
                  mode: flow.DenoiseMode) -> Tensor:
-    """The sigmas of a partial denoise, led by copies of their first, which the host's own slicing takes off again."""
+    """The sigmas of a partial denoise, led by copies of the first, which the host's slicing takes off."""
     total, last_step = sd_samplers_common.setup_img2img_steps(p, steps)
     sigmas = flow.cut(schedule, last_step + 1, table, p.denoising_strength, mode)
     return torch.cat([sigmas[:1].expand(total - last_step - 1), sigmas])
@@ -158,7 +161,8 @@ def steer_sigmas(p: Any, x: Tensor, steps: int | None, partial: bool, settings: 
     """Shift by size, last sigma and denoise mode, on whatever schedule the host makes."""
     original, table = p.sampler.get_sigmas, p.sampler.model_wrap.sigmas
     shift = size_shift(settings, tuple(x.shape), table, host.reference_size(p.sd_model))
-    last = float(flow.shift_sigmas(torch.tensor([settings.last_sigma], dtype=torch.float64), table, 1 / shift))
+    last = torch.tensor([settings.last_sigma], dtype=torch.float64)
+    before_shift = float(flow.shift_sigmas(last, table, 1 / shift))
 
     def get_sigmas(p, count):
         def schedule(count, table):
@@ -167,12 +171,12 @@ def steer_sigmas(p: Any, x: Tensor, steps: int | None, partial: bool, settings: 
             return schedule(count, table)
         return cut_for_host(schedule, p, steps, table, settings.denoise_mode)
 
-    with patched(p.sampler.model_wrap, tweedie_last=last), patched(p.sampler, get_sigmas=get_sigmas):
+    with patched(p.sampler.model_wrap, tweedie_last=before_shift), patched(p.sampler, get_sigmas=get_sigmas):
         yield
 
 
 def from_first_step(sampler: Callable) -> Callable:
-    """Set the guide's step counter back after the DC probes, so that prompt schedules count sampling steps only."""
+    """Set the guide's step counter back after the DC probes: prompt schedules count sampling steps only."""
     @functools.wraps(sampler)
     def wrapped(model, *arguments, **options):
         model.step = 0
@@ -182,7 +186,7 @@ def from_first_step(sampler: Callable) -> Callable:
 
 @contextmanager
 def one_pass(settings: Settings, p: Any, x: Tensor, steps: int | None, partial: bool) -> Iterator[None]:
-    """Everything the panel does to one pass, undone when it ends; raises ValueError before anything is sampled."""
+    """All that the panel does to one pass, undone when it ends; raises ValueError before sampling."""
     settings = settings.checked()
     check_pass(p, settings)
     with ExitStack() as stack:
@@ -207,7 +211,8 @@ def preview(labels: list[str], steps: int, side: int, *values: Any):
     try:
         settings, table = Settings(*values).checked(), host.model_table(shared.sd_model)
         table = zero_snr.rescale_table(table) if settings.zero_snr else table
-        shift = size_shift(settings, (1, 4, int(side) // 8, int(side) // 8), table, host.reference_size(shared.sd_model))
+        shape = (1, 4, int(side) // 8, int(side) // 8)
+        shift = size_shift(settings, shape, table, host.reference_size(shared.sd_model))
         last = {"last": settings.last_sigma} if settings.last_sigma else {}
         curves = {plugin.label: flow.shift_sigmas(plugin(int(steps), table, **last), table, shift)
                   for plugin in SCHEDULES.values() if plugin.label in labels}
@@ -225,7 +230,8 @@ class TweedieSchedules(scripts.Script):
 
     def ui(self, is_img2img: bool) -> list:
         with gr.Accordion(TITLE, open=False, elem_id=self.elem_id("panel")):
-            controls = [widgets.draw(knob, LABELS[knob.name], elem_id=self.elem_id(knob.name)) for knob in KNOBS]
+            controls = [widgets.draw(knob, LABELS[knob.name], elem_id=self.elem_id(knob.name))
+                        for knob in KNOBS]
             self.draw_preview(controls)
         self.infotext_fields = [(control, widgets.from_infotext(knob, KEYS[knob.name]))
                                 for control, knob in zip(controls, KNOBS, strict=True)]
@@ -237,7 +243,7 @@ class TweedieSchedules(scripts.Script):
         with gr.Row():
             chosen = gr.Dropdown(choices=labels, value=labels[:3], multiselect=True, label="Curves")
             steps = gr.Slider(minimum=1, maximum=150, step=1, value=20, label="Steps of the curves")
-            side = gr.Slider(minimum=64, maximum=4096, step=64, value=1024, label="Picture size of the curves")
+            side = gr.Slider(minimum=64, maximum=4096, step=64, value=1024, label="Pixels along a side")
         button = gr.Button("Draw curves")
         picture = gr.Image(label="Sigmas", show_label=True, interactive=False)
         button.click(fn=preview, inputs=[chosen, steps, side, *controls], outputs=[picture])

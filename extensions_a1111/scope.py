@@ -1,4 +1,4 @@
-"""What lasts no longer than one pass: instance attributes that are put back, and a wrapper that takes itself away."""
+"""What lasts for one pass: instance attributes that are put back, and a wrapper that takes itself away."""
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
@@ -7,13 +7,13 @@ from typing import Any
 
 
 def owns(instance: Any, name: str) -> bool:
-    """Does the attribute belong to the instance (plain, or a module's buffer or child), not only to its class?"""
+    """Is the attribute the instance's own (plain, or a module's buffer or child), not only its class's?"""
     return hasattr(instance, name) and (name in vars(instance) or not hasattr(type(instance), name))
 
 
 @contextmanager
 def patched(instance: Any, **values: Any) -> Iterator[None]:
-    """Set attributes on one instance, never on its class; on leaving, put back its own and delete the others."""
+    """Set attributes on one instance, never on its class; then put back its own and delete the others."""
     kept = {name: getattr(instance, name) for name in values if owns(instance, name)}
     for name, value in values.items():
         setattr(instance, name, value)
@@ -28,11 +28,11 @@ def patched(instance: Any, **values: Any) -> Iterator[None]:
 
 
 def enclose_next_pass(sampler: Any, scope: Callable[..., AbstractContextManager]) -> None:
-    """Run the sampler's next `sample` or `sample_img2img` inside `scope(p, x, steps, partial)`, and no other pass.
+    """Run the sampler's next `sample` or `sample_img2img`, no other, inside `scope(p, x, steps, partial)`.
 
-    x is the pass's latent [B,C,...], `steps` what the host asks for by keyword, `partial` whether it starts from a
-    picture. An error raised in the scope reaches the user, unlike one in a script's hook. A second call before the
-    pass begins changes nothing: Forge calls the hook twice before a hires pass.
+    x is the pass's latent [B,C,...], `steps` what the host asks for by keyword, `partial` whether it starts
+    from a picture. An error raised in the scope reaches the user, unlike one in a script's hook. A second
+    call before the pass begins changes nothing: Forge calls the hook twice before a hires pass.
     """
     if hasattr(sampler, "tweedie_waits"):
         return

@@ -14,12 +14,13 @@ def draw(knob: Knob, label: str, **options: Any) -> gr.components.Component:
         return gr.Dropdown(choices=list(knob.choices), value=knob.default, label=label, **options)
     if knob.kind is bool:
         return gr.Checkbox(value=knob.default, label=label, **options)
-    low, high, step, tip = knob.range.low, knob.range.high, knob.range.step, knob.range.tip
-    return gr.Slider(minimum=low, maximum=high, step=step, value=knob.default, label=label, info=tip or None, **options)
+    low, high, step, tip = knob.range.low, knob.range.high, knob.range.step, knob.range.tip or None
+    return gr.Slider(minimum=low, maximum=high, step=step, value=knob.default, label=label, info=tip,
+                     **options)
 
 
 def from_infotext(knob: Knob, key: str) -> Callable[[dict], Any]:
-    """A paste function: the picture's value in the knob's type, or the neutral one where the picture has none."""
+    """A paste function: the picture's value in the knob's type, or the default where the picture has none."""
     def read(parameters: dict) -> Any:
         if key not in parameters:
             return knob.default

@@ -16,7 +16,8 @@ ROOT = pathlib.Path(__file__).resolve().parents[1]
 class Extension(ComfyExtension):
     async def on_load(self) -> None:
         package = __package__.rpartition(".")[0]
-        load_plugins(ROOT / "plugins", package, {"SCHEDULES": SCHEDULES}, entry_points(group="tweedie_pack.plugins"))
+        load_plugins(ROOT / "plugins", package, {"SCHEDULES": SCHEDULES},
+                     entry_points(group="tweedie_pack.plugins"))
         schedules.register_menus()
 
     async def get_node_list(self) -> list[type[io.ComfyNode]]:

@@ -1,4 +1,4 @@
-"""A model whose schedules are shifted for the size of the latent that is being sampled, whichever sampler node runs."""
+"""A model whose schedules are shifted for the size of the latent being sampled, with any sampler node."""
 from __future__ import annotations
 
 import copy
@@ -14,7 +14,7 @@ from .model import is_flow, reference_tokens
 
 
 def set_shift(sampling, shift: float) -> None:
-    """Give a flow model's sampling object this shift, so that percentages of a run mean the shifted sigmas too."""
+    """Give a flow model's sampling object this shift, so that a run's percentages mean shifted sigmas too."""
     if isinstance(sampling, ms.ModelSamplingFlux):
         sampling.set_parameters(shift=math.log(shift))
     elif isinstance(sampling, ms.ModelSamplingDiscreteFlow):
@@ -49,16 +49,16 @@ class TweedieFlowShift(io.ComfyNode):
     def define_schema(cls):
         return io.Schema(
             node_id="TweedieFlowShift", display_name="Tweedie Flow Shift", category="tweedie/schedules",
-            description="Shifts any schedule for the size of the latent that is sampled: larger pictures need more "
-                        "steps at high noise. Works on flow models and on SD/SDXL.",
+            description="Shifts any schedule for the size of the latent that is sampled: larger pictures "
+                        "need more steps at high noise. Works on flow models and on SD/SDXL.",
             search_aliases=["ModelSamplingSD3", "ModelSamplingFlux", "resolution shift", "time shift"],
             inputs=[
                 io.Model.Input("model"),
                 io.Combo.Input("rule", options=list(Rule.__args__), default="sqrt", tooltip=(
-                    "sqrt: shift x sqrt(positions / the model's own size). mu: Flux's, clamped to 256..4096 tokens. "
-                    "mu_raw: unclamped, grows exponentially. fixed: the same at every size.")),
-                io.Float.Input("shift", default=0.0, min=0.0, max=100.0, step=0.01,
-                               tooltip="Shift at the model's own size; 0 takes the model's. Not used by the mu rules."),
+                    "sqrt: shift x sqrt(positions / the model's own size). mu: Flux's, clamped to 256..4096 "
+                    "tokens. mu_raw: unclamped, grows exponentially. fixed: the same at every size.")),
+                io.Float.Input("shift", default=0.0, min=0.0, max=100.0, step=0.01, tooltip=(
+                    "Shift at the model's own size; 0 takes the model's. Not used by the mu rules.")),
             ],
             outputs=[io.Model.Output()])
 

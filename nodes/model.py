@@ -21,7 +21,8 @@ def prediction(sampling) -> str:
     """epsilon, v, flow, or the class name of what has no discrete table."""
     if is_flow(sampling):
         return "flow"
-    discrete = isinstance(sampling, ms.ModelSamplingDiscrete) and not isinstance(sampling, ms.ModelSamplingDiscreteEDM)
+    discrete = (isinstance(sampling, ms.ModelSamplingDiscrete)
+                and not isinstance(sampling, ms.ModelSamplingDiscreteEDM))
     if discrete and isinstance(sampling, ms.V_PREDICTION) and not isinstance(sampling, ms.EDM):
         return "v"
     if discrete and isinstance(sampling, ms.EPS) and not isinstance(sampling, (ms.X0, ms.V_PREDICTION)):
@@ -32,8 +33,8 @@ def prediction(sampling) -> str:
 def reference_tokens(model, shape: tuple[int, ...]) -> int:
     """Latent positions at the size that the model family was trained for.
 
-    SD1 512x512, SD2 v 768x768, other picture models 1024x1024; video models 832x480 with 81 frames. A video latent
-    of one frame counts as a picture.
+    SD1 512x512, SD2 v 768x768, other picture models 1024x1024; video models 832x480 with 81 frames. A video
+    latent of one frame counts as a picture.
     """
     latent = model.get_model_object("latent_format")
     scale = getattr(latent, "spacial_downscale_ratio", 8)
@@ -41,6 +42,7 @@ def reference_tokens(model, shape: tuple[int, ...]) -> int:
         return (1 + 80 // getattr(latent, "temporal_downscale_ratio", 4)) * (480 // scale) * (832 // scale)
     side = 1024
     if type(latent).__name__ == "SD15":
-        sd2_v = isinstance(model.model.model_config, SD20) and prediction(model.get_model_object("model_sampling")) == "v"
+        sd2_v = (isinstance(model.model.model_config, SD20)
+                 and prediction(model.get_model_object("model_sampling")) == "v")
         side = 768 if sd2_v else 512
     return math.ceil(side / scale) ** 2

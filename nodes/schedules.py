@@ -28,7 +28,7 @@ def handler(plugin: Plugin):
 
 
 def register_menus() -> None:
-    """Add every schedule and `tweedie_2m` to the host's own lists, in place; a second call changes nothing."""
+    """Add every schedule and `tweedie_2m` to the host's own lists, in place; a second call adds nothing."""
     for plugin in SCHEDULES.values():
         name = f"tweedie_{plugin.id}"
         comfy.samplers.SCHEDULER_HANDLERS[name] = comfy.samplers.SchedulerHandler(handler(plugin))
@@ -52,11 +52,12 @@ class TweedieSchedule(io.ComfyNode):
                 io.Int.Input("steps", default=20, min=1, max=1000),
                 io.Float.Input("denoise", default=1.0, min=0.0, max=1.0, step=0.01),
                 io.Combo.Input("denoise_mode", options=list(DenoiseMode.__args__), default="steps", tooltip=(
-                    "steps: the last part of a longer schedule, as the stock nodes do. sigma: start where the noise "
-                    "fraction is `denoise`. log_snr: start at that share of the model's log-SNR range. The last two "
-                    "begin at the same noise whatever the schedule and the shift.")),
+                    "steps: the last part of a longer schedule, as the stock nodes do. sigma: start where "
+                    "the noise fraction is `denoise`. log_snr: start at that share of the model's log-SNR "
+                    "range. The last two begin at the same noise whatever the schedule and the shift.")),
                 chooser("schedule", SCHEDULES, "How the steps are spread over the noise levels."),
-                io.Latent.Input("latent", optional=True, tooltip="Shift the schedule for this latent's size."),
+                io.Latent.Input("latent", optional=True,
+                                tooltip="Shift the schedule for this latent's size."),
             ],
             outputs=[io.Sigmas.Output()])
 
@@ -64,14 +65,16 @@ class TweedieSchedule(io.ComfyNode):
     def execute(cls, model, steps, denoise, denoise_mode, schedule, latent=None) -> io.NodeOutput:
         if denoise == 0:
             return io.NodeOutput(torch.FloatTensor([]))
-        sigmas_of, ratio = choose(SCHEDULES, schedule, "schedule"), 1.0
+        own, ratio = table(model), 1.0
         if latent is not None:
             shape = tuple(latent["samples"].shape)
-            ratio = relative_shift(shape, "sqrt", 0, table(model), reference_tokens(model, shape))
-
-        def shifted(count, sigmas):
-            return shift_sigmas(sigmas_of(count, sigmas), sigmas, ratio)
-        return io.NodeOutput(cut(shifted, steps, table(model), denoise, denoise_mode))
+            ratio = relative_shift(shape, "sqrt", 0, own, reference_tokens(model, shape))
+        if schedule.get("last"):  # so that the shifted schedule meets it
+            last = torch.tensor([schedule["last"]], dtype=torch.float64)
+            schedule = {**schedule, "last": float(shift_sigmas(last, own, 1 / ratio))}
+        sigmas_of = choose(SCHEDULES, schedule, "schedule")
+        return io.NodeOutput(cut(lambda count, sigmas: shift_sigmas(sigmas_of(count, sigmas), sigmas, ratio),
+                                 steps, own, denoise, denoise_mode))
 
 
 class TweedieScheduleCurve(io.ComfyNode):
@@ -80,17 +83,21 @@ class TweedieScheduleCurve(io.ComfyNode):
         template = io.Autogrow.TemplatePrefix(io.Sigmas.Input("sigmas"), prefix="sigmas_", min=1, max=16)
         return io.Schema(
             node_id="TweedieScheduleCurve", display_name="Tweedie Schedule Curve", category=CATEGORY,
-            description="Draws schedules: sigma, log-SNR, where the steps lie, and how many lie above log-SNR 0.",
+            description="Draws schedules: sigma, log-SNR, where the steps lie, and how many lie above "
+                        "log-SNR 0.",
             search_aliases=["plot sigmas", "graph"],
             inputs=[io.Autogrow.Input("sigmas", template=template),
-                    io.Model.Input("model", optional=True, tooltip="Tells flow models; else sigma 1 at most is taken for one.")],
+                    io.Model.Input("model", optional=True, tooltip=(
+                        "Tells flow models; else sigma 1 at most is taken for one."))],
             outputs=[io.Image.Output()], is_output_node=True)
 
     @classmethod
     def execute(cls, sigmas, model=None) -> io.NodeOutput:
-        curves = {name: values.detach().cpu() for name, values in sigmas.items() if values is not None and len(values)}
+        curves = {name: values.detach().cpu() for name, values in sigmas.items()
+                  if values is not None and len(values)}
         if not curves:
-            raise ValueError("Schedule curve: every list of sigmas is empty (denoise 0?); connect one with steps in it")
+            raise ValueError("Schedule curve: every list of sigmas is empty (denoise 0?); "
+                             "connect one with steps in it")
         highest = max(float(values.max()) for values in curves.values())
         flow = is_flow(model.get_model_object("model_sampling")) if model is not None else highest <= 1
         image = draw_curves(curves, flow)[None]

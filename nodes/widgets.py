@@ -12,12 +12,13 @@ def widget(knob: Knob) -> io.Input:
     if knob.kind is bool:
         return io.Boolean.Input(knob.name, default=knob.default)
     number = io.Int if knob.kind is int else io.Float
-    return number.Input(knob.name, default=knob.default, min=knob.range.low, max=knob.range.high, step=knob.range.step,
-                        tooltip=knob.range.tip)
+    return number.Input(knob.name, default=knob.default, min=knob.range.low, max=knob.range.high,
+                        step=knob.range.step, tooltip=knob.range.tip)
 
 
 def chooser(id: str, registry: Registry, tooltip: str) -> io.Input:
-    options = [io.DynamicCombo.Option(plugin.id, [widget(knob) for knob in plugin.knobs]) for plugin in registry.values()]
+    options = [io.DynamicCombo.Option(plugin.id, [widget(knob) for knob in plugin.knobs])
+               for plugin in registry.values()]
     return io.DynamicCombo.Input(id, options=options, tooltip=tooltip)
 
 

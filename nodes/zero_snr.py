@@ -28,8 +28,9 @@ class SafeStart(KSAMPLER):
     def sample(self, model_wrap, sigmas, extra_args, callback, noise, latent_image=None, *args, **kwargs):
         blank = latent_image is None or not torch.count_nonzero(latent_image)
         flow = is_flow(model_wrap.inner_model.model_sampling)
-        function = with_safe_start(self.sampler_function, flow,
-                                   calibrate=self.calibrate and blank and self.max_denoise(model_wrap, sigmas))
+        function = with_safe_start(
+            self.sampler_function, flow,
+            calibrate=self.calibrate and blank and self.max_denoise(model_wrap, sigmas))
         safe = KSAMPLER(function, self.extra_options, self.inpaint_options)
         return safe.sample(model_wrap, sigmas, extra_args, callback, noise, latent_image, *args, **kwargs)
 
@@ -39,7 +40,8 @@ def start_safely(executor, noise, latent_image, sampler, *args, **kwargs):
     if type(sampler) is KSAMPLER:
         sampler = SafeStart(sampler)
     elif not isinstance(sampler, SafeStart):
-        log.warning("zero terminal SNR: %s is no k-diffusion sampler; its first step stays as it is", type(sampler).__name__)
+        log.warning("zero terminal SNR: %s is no k-diffusion sampler; its first step stays as it is",
+                    type(sampler).__name__)
     return executor(noise, latent_image, sampler, *args, **kwargs)
 
 
@@ -57,15 +59,15 @@ class TweedieZeroTerminalSNR(io.ComfyNode):
     def define_schema(cls):
         return io.Schema(
             node_id="TweedieZeroTerminalSNR", display_name="Tweedie Zero Terminal SNR", category=CATEGORY,
-            description="Lets a v-prediction model start from pure noise, so that it can paint black and white "
-                        "(Lin et al. 2023). Refuses epsilon models, where it can't work.",
+            description="Lets a v-prediction model start from pure noise, so that it can paint black and "
+                        "white (Lin et al. 2023). Refuses epsilon models, where it can't work.",
             search_aliases=["ztsnr", "zsnr", "zero snr", "v prediction"],
             inputs=[
                 io.Model.Input("model"),
-                io.Float.Input("rescale_cfg", default=0.7, min=0.0, max=1.0, step=0.05,
-                               tooltip="phi: how far guided v is brought back to the spread of the conditional v; 0 is off."),
-                io.Boolean.Input("safe_first_step", default=True,
-                                 tooltip="Take the first step in its exponential form, with which every sampler stays finite."),
+                io.Float.Input("rescale_cfg", default=0.7, min=0.0, max=1.0, step=0.05, tooltip=(
+                    "phi: how far guided v is brought back to the spread of the conditional v; 0 is off.")),
+                io.Boolean.Input("safe_first_step", default=True, tooltip=(
+                    "Take the first step in its exponential form, with which every sampler stays finite.")),
             ],
             outputs=[io.Model.Output()])
 
@@ -82,8 +84,8 @@ class TweedieZeroTerminalSNR(io.ComfyNode):
         if rescale_cfg > 0:
             patched.set_model_sampler_post_cfg_function(rescaler(rescale_cfg))
         if safe_first_step:
-            patched.add_wrapper_with_key(comfy.patcher_extension.WrappersMP.OUTER_SAMPLE, "tweedie_safe_first_step",
-                                         start_safely)
+            patched.add_wrapper_with_key(comfy.patcher_extension.WrappersMP.OUTER_SAMPLE,
+                                         "tweedie_safe_first_step", start_safely)
         return io.NodeOutput(patched)
 
 
@@ -92,22 +94,23 @@ class TweedieSafeFirstStep(io.ComfyNode):
     def define_schema(cls):
         return io.Schema(
             node_id="TweedieSafeFirstStep", display_name="Tweedie Safe First Step", category=CATEGORY,
-            description="Where a schedule starts without signal (zero terminal SNR, flow), takes the sampler's first "
-                        "step in the form that stays finite, then hands over. Elsewhere the sampler is untouched.",
+            description="Where a schedule starts without signal (zero terminal SNR, flow), takes the "
+                        "sampler's first step in the form that stays finite, then hands over. Elsewhere the "
+                        "sampler is untouched.",
             search_aliases=["ztsnr heun", "exponential first step"],
             inputs=[
                 io.Sampler.Input("sampler"),
                 io.Boolean.Input("calibrate_dc", default=False, optional=True, advanced=True, tooltip=(
-                    "For epsilon models: asks the model twice which mean colour it expects, and starts from noise "
-                    "with that mean. Two evaluations; only for full denoise from an empty latent.")),
+                    "For epsilon models: asks the model twice which mean colour it expects, and starts from "
+                    "noise with that mean. Two evaluations; only for full denoise from an empty latent.")),
             ],
             outputs=[io.Sampler.Output()])
 
     @classmethod
     def execute(cls, sampler, calibrate_dc=False) -> io.NodeOutput:
         if not isinstance(sampler, KSAMPLER):
-            raise ValueError(f"Safe first step: got a {type(sampler).__name__}, which has no sampler function to wrap; "
-                             "connect a k-diffusion sampler such as KSamplerSelect's")
+            raise ValueError(f"Safe first step: got a {type(sampler).__name__}, which has no sampler "
+                             "function to wrap; connect a k-diffusion sampler such as KSamplerSelect's")
         return io.NodeOutput(SafeStart(sampler, calibrate_dc))
 
 

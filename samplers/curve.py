@@ -1,7 +1,8 @@
-"""(curves: name -> sigmas [n+1], flow) -> picture [H,W,3] of where schedules spend their steps, or a line of text.
+"""(curves: name -> sigmas [n+1], flow) -> picture [H,W,3] of where schedules spend steps, or a line of text.
 
-Every family is drawn on one axis: e = sigma/alpha, log-SNR = -2 ln e (see table.py); ticks of the first panel are
-in the model's own sigma. What is infinite (a flow model's start, the final 0) is drawn on the panel's edge.
+Every family is drawn on one axis: e = sigma/alpha, log-SNR = -2 ln e (see table.py); ticks of the first
+panel are in the model's own sigma. What is infinite (a flow model's start, the final 0) is drawn on the
+panel's edge.
 """
 from __future__ import annotations
 
@@ -57,7 +58,8 @@ def read_curve(name: str, sigmas: Tensor | Sequence[float], flow: bool) -> Curve
         raise ValueError(f"curve '{name}' has shape {list(sigmas.shape)}; give one row of at least 2 sigmas")
     if bool(sigmas.isnan().any()):
         at = int(sigmas.isnan().nonzero()[0])
-        raise ValueError(f"curve '{name}' is NaN at {at} of {len(sigmas) - 1}; check the knobs of what made it")
+        raise ValueError(f"curve '{name}' is NaN at {at} of {len(sigmas) - 1}; "
+                         "check the knobs of what made it")
     if not bool((sigmas > 0).any()):
         raise ValueError(f"curve '{name}' has no sigma above 0; give a schedule that starts at noise")
     held = sigmas.clamp(0, 1 if flow else math.inf)
@@ -86,7 +88,8 @@ def sigma_ticks(low: float, high: float, flow: bool) -> list[tuple[float, str]]:
     else:
         sigmas = [factor * 10.0**power for power in range(-4, 6) for factor in (1, 3)]
     places = (2 * half_log_snr(torch.tensor(sigmas, dtype=torch.float64), flow)).tolist()
-    ticks = [(place, f"{sigma:g}") for place, sigma in zip(places, sigmas, strict=True) if low <= place <= high]
+    ticks = [(place, f"{sigma:g}") for place, sigma in zip(places, sigmas, strict=True)
+             if low <= place <= high]
     return ticks if flow or len(ticks) < 9 else ticks[::2]
 
 
@@ -99,7 +102,7 @@ def log_snr_range(curves: Sequence[Curve]) -> tuple[float, float]:
 
 
 def density(curve: Curve, axis: Tensor) -> Tensor:
-    """Share of steps per unit of log-SNR along `axis` [P]: a Gaussian kernel on every finite start of a step."""
+    """Share of steps per unit of log-SNR along `axis` [P]: a Gaussian kernel on each step's finite start."""
     nodes = curve.log_snr[:-1]
     width = SMOOTH * float(axis[-1] - axis[0])
     kernel = torch.exp(-0.5 * ((axis[:, None] - nodes[nodes.isfinite()]) / width) ** 2)
@@ -118,7 +121,8 @@ def draw_over_steps(sheet: Sheet, panel: Panel, curves: Sequence[Curve]) -> None
 def draw_steps_panels(sheet: Sheet, curves: Sequence[Curve], flow: bool, left: Panel, right: Panel) -> None:
     low, high = left.y
     steps = [(tick, f"{tick:g}") for tick in nice_ticks(*left.x, 8) if tick == int(tick)]
-    sheet.frame(left, "Sigma over steps", "on the log axis of sigma/alpha", steps, sigma_ticks(high, low, flow))
+    sheet.frame(left, "Sigma over steps", "on the log axis of sigma/alpha", steps,
+                sigma_ticks(high, low, flow))
     levels = [(tick, f"{tick:g}") for tick in nice_ticks(*right.y, 8)]
     sheet.frame(right, "Log-SNR over steps", "above 0: more signal than noise", steps, levels)
     for panel in (left, right):
@@ -151,7 +155,7 @@ def draw_density(sheet: Sheet, curves: Sequence[Curve], panel: Panel, ends: tupl
 
 def draw_legend(sheet: Sheet, curves: Sequence[Curve], left: float, top: float, right: float,
                 bottom: float) -> None:
-    """One row per curve: line, name, steps, first and last non-zero sigma, share below and above log-SNR 0."""
+    """A row per curve: line, name, steps, first and last non-zero sigma, share below and above log-SNR 0."""
     wide, size = right - left, sheet.size
     row = min(1.75 * size, (bottom - top) / (len(curves) + 1))
     shown = curves[: int((bottom - top) / max(row, 0.9 * size)) - 1]
@@ -170,7 +174,7 @@ def draw_legend(sheet: Sheet, curves: Sequence[Curve], left: float, top: float, 
 
 
 def draw_curves(curves: Mapping[str, Tensor], flow: bool, width: int = 960, height: int = 720) -> Tensor:
-    """name -> sigmas [n+1] in the host's units (on flow models 0..1) to one picture [H,W,3], float32 in 0..1."""
+    """name -> sigmas [n+1] in the host's units (flow: 0..1) to one picture [H,W,3], float32 in 0..1."""
     if not curves:
         raise ValueError("no curve to draw; give at least one schedule")
     if width < 480 or height < 360:
@@ -183,7 +187,8 @@ def draw_curves(curves: Mapping[str, Tensor], flow: bool, width: int = 960, heig
     space, line = 0.035 * width, sheet.size * 1.5
     middle, half = width / 2, height * 0.5
     upper = Panel(1.6 * space, 2.4 * line, middle - 0.6 * space, half - line, steps, ends[::-1])
-    draw_steps_panels(sheet, read, flow, upper, upper._replace(left=middle + space, right=width - space, y=ends))
+    draw_steps_panels(sheet, read, flow, upper,
+                      upper._replace(left=middle + space, right=width - space, y=ends))
     top, bottom = half + 2.4 * line, height - 1.6 * line
     draw_density(sheet, read, upper._replace(top=top, bottom=bottom), ends)
     draw_legend(sheet, read, middle + space, half + line, width - space, bottom + 0.5 * line)

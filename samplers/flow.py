@@ -1,8 +1,8 @@
 """Resolution -> shift, one rule for flow and diffusion models; time warps; what `denoise` means.
 
-A shift s moves log-SNR by -2 ln s: e' = s e, which on flow time is t' = s t / (1 + (s-1) t) (Esser et al. 2024,
-eq. 23), and which Hoogeboom et al. 2023 call the shifted schedule. s = sqrt(N / N_ref) keeps the noise of a
-feature's mean, e / sqrt(N), the same at every size.
+A shift s moves log-SNR by -2 ln s: e' = s e, which on flow time is t' = s t / (1 + (s-1) t) (Esser et al.
+2024, eq. 23), and which Hoogeboom et al. 2023 call the shifted schedule. s = sqrt(N / N_ref) keeps the noise
+of a feature's mean, e / sqrt(N), the same at every size.
 """
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def shift_edm(e: Tensor | float, shift: float, cap: float) -> Tensor | float:
 
 
 def shift_sigmas(sigmas: Tensor, table: Tensor, shift: float) -> Tensor:
-    """Shift a schedule in the host's sigmas [n], whoever made it; its 0 and the model's maximum stay exact."""
+    """Shift a schedule in the host's sigmas [n], whoever made it; 0 and the model's maximum stay exact."""
     if shift == 1:
         return sigmas
     finite("shift", shift, 0)
@@ -54,16 +54,16 @@ def tokens(shape: tuple[int, ...]) -> int:
 
 
 def flux_mu(count: float, base: float = 0.5, top: float = 1.15) -> float:
-    """Flux's mu, linear in the number of 2x2 tokens: `base` at 256, `top` at 4096 (Black Forest Labs, flux sampling)."""
+    """Flux's mu, linear in the number of 2x2 tokens: `base` at 256, `top` at 4096 (Black Forest Labs)."""
     return base + (top - base) * (count - 256) / (4096 - 256)
 
 
 def resolution_shift(shape: tuple[int, ...], rule: Rule, shift: float, own: float, reference: int) -> float:
     """The shift for a latent of this shape.
 
-    `shift` is the shift at the model's reference size, 0 for its `own`; `reference` counts that size's latent
-    positions. sqrt: shift * sqrt(N / reference). mu: e^mu with N clamped to 256..4096 tokens of 2x2 positions,
-    mu_raw: unclamped (there `shift` is not used). fixed: `shift` at every size.
+    `shift` is the shift at the model's reference size, 0 for its `own`; `reference` counts that size's
+    latent positions. sqrt: shift * sqrt(N / reference). mu: e^mu with N clamped to 256..4096 tokens of 2x2
+    positions, mu_raw: unclamped (there `shift` is not used). fixed: `shift` at every size.
     """
     count, base = tokens(shape), shift or own
     if rule == "fixed":
@@ -73,7 +73,8 @@ def resolution_shift(shape: tuple[int, ...], rule: Rule, shift: float, own: floa
     count = count / 4
     mu = flux_mu(min(max(count, 256.0), 4096.0) if rule == "mu" else count)
     if mu > math.log(1000):
-        raise ValueError(f"flow shift: mu_raw gives e^{mu:.1f} for {count:.0f} tokens; use rule sqrt above 4096 tokens")
+        raise ValueError(f"flow shift: mu_raw gives e^{mu:.1f} for {count:.0f} tokens; "
+                         "use rule sqrt above 4096 tokens")
     return math.exp(mu)
 
 
@@ -94,10 +95,7 @@ def start_sigma(denoise: float, table: Tensor, mode: DenoiseMode) -> float:
     log_snr: `denoise` cuts the model's log-SNR range, so equal steps are equal ratios of noise.
     """
     span = read_span(table)
-    if mode == "sigma":
-        e = denoise / (1 - denoise)
-    else:
-        e = span.low ** (1 - denoise) * span.high**denoise
+    e = denoise / (1 - denoise) if mode == "sigma" else span.low ** (1 - denoise) * span.high**denoise
     return float(from_edm(torch.tensor(min(e, span.high), dtype=torch.float64), span.flow))
 
 
@@ -105,8 +103,9 @@ def cut(schedule: Callable[[int, Tensor], Tensor], steps: int, table: Tensor, de
         mode: DenoiseMode) -> Tensor:
     """`schedule(steps, table)` for a partial denoise in (0, 1]: `steps` steps that begin at lower noise.
 
-    steps: the last `steps` of int(steps / denoise), as the hosts do. sigma, log_snr: the first node is `start_sigma`,
-    the same noise for every schedule, and the rest are the last nodes of the shortest schedule that has enough.
+    steps: the last `steps` of int(steps / denoise), as the hosts do. sigma, log_snr: the first node is
+    `start_sigma`, the same noise for every schedule, and the rest are the last nodes of the shortest
+    schedule that has enough.
     """
     if not 0 < denoise <= 1:
         raise ValueError(f"denoise is {denoise}; give a number above 0, at most 1")
@@ -119,5 +118,7 @@ def cut(schedule: Callable[[int, Tensor], Tensor], steps: int, table: Tensor, de
         sigmas = schedule(total, table)
         below = sigmas[(sigmas < start * (1 - 1e-6)) & (sigmas > 0)]
         if len(below) >= steps - 1:
-            return torch.cat([sigmas.new_tensor([start]), below[len(below) - steps + 1:], sigmas.new_zeros(1)])
-    raise ValueError(f"denoise {denoise} starts at sigma {start:.4g}, where this schedule has no {steps} steps; raise it")
+            return torch.cat([sigmas.new_tensor([start]), below[len(below) - steps + 1:],
+                              sigmas.new_zeros(1)])
+    raise ValueError(f"denoise {denoise} starts at sigma {start:.4g}, where this schedule has no {steps} "
+                     "steps; raise it")

@@ -1,9 +1,9 @@
 """A schedule measured on the user's own model, sampler, guidance, size and step count, by roll-out search.
 
-`rollout(sigmas, count) -> end latents [count,...]` runs the first `count` of a fixed set of trajectories. A fine
-schedule gives each its reference end; candidates are scored by the relative error at the end of whole trajectories,
-because sums of local errors do not predict it. Narrowing to few candidates uses few trajectories, the final choice
-and the descent that refines it use all of them.
+`rollout(sigmas, count) -> end latents [count,...]` runs the first `count` of a fixed set of trajectories. A
+fine schedule gives each its reference end; candidates are scored by the relative error at the end of whole
+trajectories, because sums of local errors do not predict it. Narrowing to few candidates uses few
+trajectories, the final choice and the descent that refines it use all of them.
 """
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ FINALISTS, SWEEPS, HEADER = 6, 3, "tweedie-schedule 1"
 
 @dataclass(frozen=True)
 class Measured:
-    """sigmas [steps + 1]; median and mean relative error at the end; the best candidate before it was refined."""
+    """sigmas [steps + 1]; median and mean relative error at the end; the best candidate before refinement."""
 
     sigmas: Tensor
     median: float
@@ -51,15 +51,16 @@ def from_text(text: str, table: Tensor) -> Measured:
         median, mean = map(float, errors.split())
         sigmas = torch.tensor([float(value) for value in values.split()])
     except ValueError:
-        raise ValueError(f"measured schedule: cannot read {text.strip()[:60]!r}; paste the whole line that starts "
-                         f"with '{HEADER}'") from None
+        raise ValueError(f"measured schedule: cannot read {text.strip()[:60]!r}; paste the whole line that "
+                         f"starts with '{HEADER}'") from None
     if header != HEADER:
-        raise ValueError(f"measured schedule: starts with {header[:40]!r}; paste a line that starts with '{HEADER}'")
+        raise ValueError(f"measured schedule: starts with {header[:40]!r}; "
+                         f"paste a line that starts with '{HEADER}'")
     return Measured(check_sigmas(sigmas, table, len(sigmas) - 1), median, mean, candidate)
 
 
 def candidates(steps: int, table: Tensor) -> Iterator[tuple[str, Tensor]]:
-    """What the search starts from: our schedules over the last sigmas that matter, and the table's own spacing."""
+    """What the search starts from: our schedules over last sigmas that matter, and the table's spacing."""
     span = read_span(table)
     usual = default_last(steps, span.low)
     lasts = {max(usual * factor, span.low) for factor in (0.4, 0.65, 1.0, 1.5, 2.2)}
@@ -76,11 +77,12 @@ def candidates(steps: int, table: Tensor) -> Iterator[tuple[str, Tensor]]:
 def errors(end: Tensor, reference: Tensor) -> Tensor:
     """Relative RMSE of each trajectory [count]; what is not finite counts as infinite."""
     difference = (end.double() - reference.double()).flatten(1).norm(dim=1)
-    return (difference / reference.double().flatten(1).norm(dim=1).clamp_min(1e-12)).nan_to_num(math.inf, math.inf)
+    size = reference.double().flatten(1).norm(dim=1).clamp_min(1e-12)
+    return (difference / size).nan_to_num(math.inf, math.inf)
 
 
 def score(error: Tensor) -> float:
-    """Median times mean, logarithmically: the mean sees trajectories that end elsewhere, the median the rest."""
+    """Log of median times mean: the mean sees trajectories that end elsewhere, the median the rest."""
     return float(error.median().log() + error.mean().log())
 
 
@@ -97,9 +99,10 @@ def nudge(sigmas: Tensor, table: Tensor, i: int, stride: float) -> Tensor:
 
 def measure(rollout: Rollout, table: Tensor, steps: int, trajectories: int = LEAST_TRAJECTORIES,
             progress: Progress = lambda done, planned: None) -> Measured:
-    """Search the best `steps`-step schedule for whatever `rollout` runs; ValueError on fewer than 16 trajectories."""
+    """Search the best `steps`-step schedule for what `rollout` runs; ValueError below 16 trajectories."""
     if trajectories < LEAST_TRAJECTORIES:
-        raise ValueError(f"trajectories is {trajectories}; fewer than {LEAST_TRAJECTORIES} pick schedules by luck")
+        raise ValueError(f"trajectories is {trajectories}; "
+                         f"fewer than {LEAST_TRAJECTORIES} pick schedules by luck")
     table, few = check_table(table), trajectories // 4
     pool = dict(candidates(steps, table))
     planned = REFERENCE_STEPS * trajectories + steps * (
@@ -115,13 +118,16 @@ def measure(rollout: Rollout, table: Tensor, steps: int, trajectories: int = LEA
 
     reference = run(SCHEDULES["karras"].run(REFERENCE_STEPS, table, last=float(table[0])), trajectories)
     if not bool(torch.isfinite(reference).all()):
-        raise ValueError("measure: the model's own 64-step result holds NaN or infinity; nothing to measure against")
+        raise ValueError("measure: the model's own 64-step result holds NaN or infinity; "
+                         "nothing to measure against")
     rough = {name: score(errors(run(sigmas, few), reference[:few])) for name, sigmas in pool.items()}
-    final = {name: errors(run(pool[name], trajectories), reference) for name in sorted(rough, key=rough.get)[:FINALISTS]}
+    finalists = sorted(rough, key=rough.get)[:FINALISTS]
+    final = {name: errors(run(pool[name], trajectories), reference) for name in finalists}
     name = min(final, key=lambda key: score(final[key]))
     best, error = pool[name], final[name]
     for sweep in range(SWEEPS):
-        best, error = refine(best, error, table, 0.3 * 0.6**sweep, lambda s: errors(run(s, trajectories), reference))
+        best, error = refine(best, error, table, 0.3 * 0.6**sweep,
+                             lambda s: errors(run(s, trajectories), reference))
     progress(planned, planned)
     return Measured(check_sigmas(best, table, steps), float(error.median()), float(error.mean()), name)
 

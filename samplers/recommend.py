@@ -1,8 +1,9 @@
-"""(steps, table, solver) -> which schedule and knobs to take, as measured on exact models (docs/benchmarks.md).
+"""(steps, table, solver) -> the schedule and knobs to take, as measured on exact models (docs/benchmarks.md).
 
-Solvers: first_order is Euler and ancestral samplers; multistep is 2M and its kin where they step in log-SNR (on
-diffusion models all of them, on flow models `tweedie_2m`); log_sigma is the hosts' 2M and its kin on flow models, which
-step in -ln sigma; single_step is Heun and its kin, two evaluations a step, with the safe first step at zero SNR.
+Solvers: first_order is Euler and ancestral samplers; multistep is 2M and its kin where they step in log-SNR
+(on diffusion models all of them, on flow models `tweedie_2m`); log_sigma is the hosts' 2M and its kin on flow
+models, which step in -ln sigma; single_step is Heun and its kin, two evaluations a step, with the safe first
+step at zero SNR.
 """
 from __future__ import annotations
 
@@ -35,8 +36,8 @@ def choose(steps: int, span: Span, solver: Solver) -> Choice:
 def recommend(steps: int, table: Tensor, solver: Solver) -> tuple[str, dict[str, Any]]:
     """Id of the recommended schedule and its knobs for this many steps of this kind of sampler.
 
-    The last non-zero sigma shrinks as steps grow: what is left below it is removed by the final step at once, and the
-    more exact the sampler is above it, the sooner that step is what counts.
+    The last non-zero sigma shrinks as steps grow: what is left below it is removed by the final step at once,
+    and the more exact the sampler is above it, the sooner that step is what counts.
     """
     span = read_span(table)
     name, knobs, e = choose(steps, span, solver)

@@ -1,8 +1,8 @@
 """SCHEDULES: (steps, table, *knobs) -> sigmas [steps + 1], descending from the model's maximum to 0.
 
-`table` is the model's own sigmas, ascending [T], of any family (epsilon, v, EDM, flow). Each function below says
-where its nodes lie on e = sigma/alpha (see table.py); `lay` does what all of them share. Last Sigma is in the
-model's own sigma, 0 chooses by step count; Shift s moves log-SNR by -2 ln s (see flow.py).
+`table` is the model's own sigmas, ascending [T], of any family (epsilon, v, EDM, flow). Each function below
+says where its nodes lie on e = sigma/alpha (see table.py); `lay` does what all of them share. Last Sigma is
+in the model's own sigma, 0 chooses by step count; Shift s moves log-SNR by -2 ln s (see flow.py).
 """
 from __future__ import annotations
 
@@ -20,8 +20,10 @@ from .table import check_sigmas, check_table, from_edm, is_flow, own_shift, read
 SCHEDULES = Registry("steps", "table")
 Spacing = Callable[[Tensor, float, float], Tensor]  # (u [n] from 0 to 1, low, high) -> e [n] from high to low
 
-Last = Annotated[float, Range(0, 10, 0.001, "Last non-zero sigma, in the model's own units; 0 chooses by step count.")]
-Shift = Annotated[float, Range(0.05, 100, 0.05, "Above 1 moves steps to higher noise, for larger pictures; 1 is none.")]
+Last = Annotated[float, Range(
+    0, 10, 0.001, "Last non-zero sigma, in the model's own units; 0 chooses by step count.")]
+Shift = Annotated[float, Range(
+    0.05, 100, 0.05, "Above 1 moves steps to higher noise, for larger pictures; 1 is none.")]
 
 
 def default_last(steps: int, low: float) -> float:
@@ -39,21 +41,23 @@ def check_steps(steps: int) -> int:
 
 
 def finish(nodes: Tensor, steps: int, table: Tensor) -> Tensor:
-    """e [steps] -> the host's sigmas [steps + 1]: first node exactly at the model's maximum, 0 appended, checked."""
+    """e [steps] -> the host's sigmas [steps + 1]: first at the model's exact maximum, 0 appended, checked."""
     sigmas = torch.cat([from_edm(nodes, is_flow(table)), nodes.new_zeros(1)]).float()
     sigmas[0] = float(table[-1])
     return check_sigmas(sigmas, table, steps)
 
 
 def lay(steps: int, table: Tensor, spacing: Spacing, last: float, shift: float) -> Tensor:
-    """Lay `spacing` over the model's useful range; shift it; see that an asked-for last sigma is met exactly."""
+    """Lay `spacing` over the model's useful range; shift it; see that an asked-for last sigma is met."""
     steps, span = check_steps(steps), read_span(table)
     finite("shift", shift, 0)
     low = default_last(steps, span.low)
     if last:
-        low = shift_edm(float(to_edm(torch.tensor(last, dtype=torch.float64), span.flow)), 1 / shift, span.cap)
+        e = float(to_edm(torch.tensor(last, dtype=torch.float64), span.flow))
+        low = shift_edm(e, 1 / shift, span.cap)
     if not 0 < low < span.high:
-        raise ValueError(f"last sigma is {last or low:g}, the schedule starts at {span.top:g}; give a smaller one")
+        raise ValueError(f"last sigma is {last or low:g}, the schedule starts at {span.top:g}; "
+                         "give a smaller one")
     nodes = spacing(torch.linspace(0, 1, steps, dtype=torch.float64), low, span.high)
     return finish(shift_edm(nodes, shift, span.cap), steps, table)
 
@@ -118,7 +122,7 @@ def laplace(steps: int, table: Tensor,
             mu: Annotated[float, Range(-10, 10, 0.05, "Centre, in log-SNR; below 0 is higher noise.")] = 0.0,
             b: Annotated[float, Range(0.1, 20, 0.05, "Scale, in log-SNR.")] = 3.0,
             last: Last = 0.0, shift: Shift = 1.0) -> Tensor:
-    """Quantiles of a Laplace distribution of log-SNR (Hang et al. 2024): log-SNR ~ Laplace(mu, b) = -2 ln e."""
+    """Quantiles of a Laplace distribution of log-SNR (Hang et al. 2024): -2 ln e ~ Laplace(mu, b)."""
     law = torch.distributions.Laplace(torch.tensor(-mu / 2, dtype=torch.float64), b / 2)
     return lay(steps, table, lambda u, low, high: quantile(u, low, high, law.cdf, law.icdf), last, shift)
 
@@ -137,13 +141,14 @@ def sigmoid(steps: int, table: Tensor,
             end: Annotated[float, Range(0.1, 10, 0.1, "Where the sigmoid ends, at high noise.")] = 3.0,
             tau: Annotated[float, Range(0.1, 5, 0.05, "Temperature; larger is closer to linear.")] = 1.0,
             last: Last = 0.0, shift: Shift = 1.0) -> Tensor:
-    """Jabri et al. 2022, appendix B: alpha^2(t) = (v(end) - v(t (end - start) + start)) / (v(end) - v(start)),
-    v = sigmoid(./tau), in equal steps of t between the model's ends."""
+    """Jabri et al. 2022, appendix B, v = sigmoid(./tau), in equal steps of t between the model's ends:
+    alpha^2(t) = (v(end) - v(t (end - start) + start)) / (v(end) - v(start))."""
     first, final = torch.special.expit(torch.tensor([start / tau, end / tau], dtype=torch.float64))
 
     def spacing(u: Tensor, low: float, high: float) -> Tensor:
         signal = 1 / (1 + torch.tensor([high, low], dtype=torch.float64) ** 2)
-        t = torch.special.logit(final - signal * (final - first))  # (t (end - start) + start) / tau at both ends
+        # (t (end - start) + start) / tau at both ends
+        t = torch.special.logit(final - signal * (final - first))
         signal = (final - torch.special.expit(t[0] + u * (t[1] - t[0]))) / (final - first)
         return ((1 - signal) / signal).sqrt()
     return lay(steps, table, spacing, last, shift)
@@ -151,12 +156,13 @@ def sigmoid(steps: int, table: Tensor,
 
 @SCHEDULES.add("trailing", "Trailing")
 def trailing(steps: int, table: Tensor, last: Last = 0.0, shift: Shift = 1.0) -> Tensor:
-    """Equal steps of training time that start at its end (Lin et al. 2023, section 3.4): T, T - T/n, .., T/n."""
+    """Equal steps of training time from its end (Lin et al. 2023, section 3.4): T, T - T/n, .., T/n."""
     steps, span, table = check_steps(steps), read_span(table), check_table(table)
     size, log_table = len(table), table.log()
     final = max(size / steps - 1, 0.0)
     if last:
-        low = shift_edm(float(to_edm(torch.tensor(last, dtype=torch.float64), span.flow)), 1 / shift, span.cap)
+        e = float(to_edm(torch.tensor(last, dtype=torch.float64), span.flow))
+        low = shift_edm(e, 1 / shift, span.cap)
         goal = from_edm(torch.tensor(low, dtype=torch.float64), span.flow).log()
         at = int(torch.searchsorted(log_table, goal).clamp(1, size - 1))
         final = float(at - 1 + (goal - log_table[at - 1]) / (log_table[at] - log_table[at - 1]))
@@ -171,12 +177,13 @@ def trailing(steps: int, table: Tensor, last: Last = 0.0, shift: Shift = 1.0) ->
 @SCHEDULES.add("zero_snr", "Zero SNR")
 def zero_snr(steps: int, table: Tensor,
              rho: Annotated[float, Range(1, 30, 0.1, "Larger values spend more steps at low noise.")] = 7.0,
-             high: Annotated[float, Range(1, 100, 0.5, "Second node: where the picture begins to be decided.")] = 25.0,
+             high: Annotated[float, Range(
+                 1, 100, 0.5, "Second node: where the picture begins to be decided.")] = 25.0,
              last: Last = 0.06, shift: Shift = 1.0) -> Tensor:
     """The model's terminal sigma, then Karras over 0.06..25: no step is spent where no signal is left.
 
-    For zero-terminal-SNR tables, between whose last two entries (2254 and 4519) no time was trained. On a table that
-    ends lower, the second node is an even log-SNR step down.
+    For zero-terminal-SNR tables, between whose last two entries (2254 and 4519) no time was trained. On a
+    table that ends lower, the second node is an even log-SNR step down.
     """
     finite_end = read_span(table).cap < math.inf
 
@@ -189,8 +196,8 @@ def zero_snr(steps: int, table: Tensor,
 
 @SCHEDULES.add("flow_shift", "Flow shift")
 def flow_shift(steps: int, table: Tensor, last: Last = 0.0,
-               shift: Annotated[float, Range(0, 100, 0.05, "SD3's shift, e^mu of Flux; 0 takes the model's own.")] = 0.0,
-               ) -> Tensor:
+               shift: Annotated[float, Range(
+                   0, 100, 0.05, "SD3's shift, e^mu of Flux; 0 takes the model's own.")] = 0.0) -> Tensor:
     """Flow time 1, 1 - 1/n, .., 1/n, then t' = s t / (1 + (s-1) t) (Esser et al. 2024, eq. 23).
 
     Other families are laid over t = e/(1+e) from their own maximum; their own shift is the table's median e.

@@ -1,4 +1,4 @@
-"""A white page to draw axes, lines and words on, with Pillow alone; `picture()` gives it as [H,W,3] in 0..1."""
+"""A white page for axes, lines and words, with Pillow alone; `picture()` gives it as [H,W,3] in 0..1."""
 from __future__ import annotations
 
 import itertools
@@ -83,7 +83,8 @@ class Sheet:
         self.font = load_font(self.size)
         self.words: list[tuple[float, float, str, str, str]] = []
 
-    def line(self, points: Sequence[Point], color: str, width: float = 1.0, dash: Sequence[float] = ()) -> None:
+    def line(self, points: Sequence[Point], color: str, width: float = 1.0,
+             dash: Sequence[float] = ()) -> None:
         for stroke in cut_dashes(points, dash) if dash else [points]:
             fine = [(round(FINE * x), round(FINE * y)) for x, y in stroke]
             self.draw.line(fine, fill=color, width=max(1, round(FINE * width)), joint="curve")

@@ -1,6 +1,6 @@
 """Samplers: (model, x, sigmas, extra_args, callback, disable) -> x, in k-diffusion's calling convention.
 
-`model(x, sigma [B], **extra_args)` returns the denoised estimate; x is in the host's own form (x0 + sigma n, or
+`model(x, sigma [B], **extra_args)` returns the denoised estimate; x is in the host's form (x0 + sigma n, or
 (1-sigma) x0 + sigma n for flow models); `callback` gets a dict with x, i, sigma, sigma_hat, denoised.
 """
 from __future__ import annotations
@@ -43,9 +43,9 @@ def sample_2m(model: Callable, x: Tensor, sigmas: Tensor, extra_args: dict | Non
 
 def with_safe_start(sampler: Callable, flow: bool = False, safe_first_step: bool = True,
                     calibrate: bool = False) -> Callable:
-    """Wrap any sampler: where its start has no signal left, take the first step in its safe form, then hand over.
+    """Wrap any sampler: where its start has no signal, take the first step in its safe form, then hand over.
 
-    `calibrate` gives pure noise on other tables its DC-calibrated start. Elsewhere the sampler runs untouched.
+    `calibrate` gives pure noise on other tables its DC-calibrated start. Else the sampler runs untouched.
     """
     @functools.wraps(sampler)
     def wrapped(model, x, sigmas, *, extra_args=None, callback=None, disable=None, **options):

@@ -1,4 +1,4 @@
-"""What can be read off a model's sigma table, whatever its family: sigmas ascending [T] -> Span, and back again.
+"""What can be read off a model's sigma table, whatever its family: sigmas ascending [T] -> Span, and back.
 
 Every family is put on one axis: e = sigma/alpha, the sigma of EDM (Karras et al. 2022), whose half-log-SNR is
 -ln e. Epsilon, v and EDM models state e itself; a flow model states s = e/(1+e) in (0, 1], so e = s/(1-s).
@@ -16,7 +16,7 @@ HORIZON = 40.0  # where a table has no finite end, spacing starts here and the f
 
 
 class Span(NamedTuple):
-    """low, high: useful range in e. cap: where e ends, infinite at zero terminal SNR. top: the host's maximum."""
+    """low, high: useful range in e. cap: where e ends, infinite at zero SNR. top: the host's maximum."""
 
     low: float
     high: float
@@ -26,12 +26,14 @@ class Span(NamedTuple):
 
 
 def check_table(table: Tensor) -> Tensor:
-    """Return the table as float64 on the CPU; ValueError where it is not finite, positive and ascending [T >= 2]."""
+    """Return the table as float64 on the CPU; ValueError unless finite, positive, ascending [T >= 2]."""
     table = torch.as_tensor(table).detach().to("cpu", torch.float64)
     if table.ndim != 1 or len(table) < 2:
-        raise ValueError(f"sigma table has shape {list(table.shape)}; give the model's sigmas as one row of at least 2")
+        raise ValueError(f"sigma table has shape {list(table.shape)}; "
+                         "give the model's sigmas as one row of at least 2")
     if not bool(torch.isfinite(table).all()) or table[0] <= 0:
-        raise ValueError("sigma table holds NaN, infinite or non-positive values; the model or a patch on it is broken")
+        raise ValueError("sigma table holds NaN, infinite or non-positive values; "
+                         "the model or a patch on it is broken")
     if table[-1] <= table[0] or bool((table.diff() < 0).any()):
         raise ValueError(f"sigma table must ascend, it goes from {table[0]:g} to {table[-1]:g}; "
                          "sigma_max must lie above sigma_min")
@@ -60,7 +62,7 @@ def read_span(table: Tensor) -> Span:
     table = check_table(table)
     flow = is_flow(table)
     low, end, top = float(to_edm(table[0], flow)), float(to_edm(table[-1], flow)), float(table[-1])
-    if flow and top > 1 - 1e-6 or end > TERMINAL:
+    if (flow and top > 1 - 1e-6) or end > TERMINAL:
         return Span(low, HORIZON, math.inf, top, flow)
     return Span(low, end, end, top, flow)
 
@@ -73,7 +75,7 @@ def own_shift(table: Tensor) -> float:
 
 
 def check_sigmas(sigmas: Tensor, table: Tensor, steps: int) -> Tensor:
-    """Return `sigmas` if it is a schedule of `steps` steps for this table, else raise ValueError with the reason."""
+    """Return `sigmas` if it is a schedule of `steps` steps for this table; ValueError says why it is not."""
     if list(sigmas.shape) != [steps + 1]:
         raise ValueError(f"schedule has shape {list(sigmas.shape)}; {steps} steps need {steps + 1} sigmas")
     if not bool(torch.isfinite(sigmas).all()):
@@ -83,7 +85,8 @@ def check_sigmas(sigmas: Tensor, table: Tensor, steps: int) -> Tensor:
         raise ValueError(f"schedule does not descend at step {at + 1} of {steps}: {sigmas[at]:.6g} then "
                          f"{sigmas[at + 1]:.6g}; use fewer steps or milder knobs")
     if sigmas[-1] != 0:
-        raise ValueError(f"schedule ends at {sigmas[-1]:.6g}; it must end at 0, or noise stays in the picture")
+        raise ValueError(f"schedule ends at {sigmas[-1]:.6g}; it must end at 0, "
+                         "or noise stays in the picture")
     if not math.isclose(float(sigmas[0]), float(table[-1]), rel_tol=1e-6):
         raise ValueError(f"schedule starts at {sigmas[0]:.6g}; this model starts at {float(table[-1]):.6g}")
     return sigmas

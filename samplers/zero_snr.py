@@ -1,6 +1,6 @@
-"""Zero terminal SNR (Lin et al. 2023): the rescaled table, the first step that stays finite, CFG rescale, DC start.
+"""Zero terminal SNR (Lin et al. 2023): rescaled table, first step that stays finite, CFG rescale, DC start.
 
-x is in the variance-exploding form x = x0 + sigma n of k-diffusion, [B,C,...]; denoised is the estimate of x0.
+x is in k-diffusion's variance-exploding form x = x0 + sigma n, [B,C,...]; denoised is the estimate of x0.
 """
 from __future__ import annotations
 
@@ -14,12 +14,13 @@ from ..plugin import finite
 from .table import check_table
 
 FINAL_ALPHA_BAR = 4.8973451890853435e-08  # in place of 0, as in every host: sigma 4518.76
-WAY_OUT = ("an epsilon model's output says nothing about the picture where no signal is left, so it can't start there; "
-           "use a v-prediction model, or the DC-calibrated start, which corrects brightness without retraining")
+WAY_OUT = ("an epsilon model's output says nothing about the picture where no signal is left, so it can't "
+           "start there; use a v-prediction model, or the DC-calibrated start, which corrects brightness "
+           "without retraining")
 
 
 def rescale_table(sigmas: Tensor) -> Tensor:
-    """Lin et al. 2023, algorithm 1, on sigmas [T]: sqrt(alpha_bar) is moved to end at 0 and scaled to keep its start."""
+    """Lin et al. 2023, algorithm 1, on sigmas [T]: sqrt(alpha_bar) is moved to end at 0, its start kept."""
     table = check_table(sigmas)
     a = (1 + table**2).rsqrt()
     a = (a - a[-1]) * a[0] / (a[0] - a[-1])
@@ -28,16 +29,16 @@ def rescale_table(sigmas: Tensor) -> Tensor:
 
 
 def refuse(prediction: str) -> None:
-    """Raise ValueError for whatever is not v-prediction on a discrete table, with the reason and a way out."""
+    """Raise ValueError for whatever is not v-prediction on a discrete table, with reason and way out."""
     if prediction == "epsilon":
         raise ValueError(f"Zero terminal SNR: this model predicts epsilon; {WAY_OUT}")
     if prediction != "v":
-        raise ValueError(f"Zero terminal SNR: this is a {prediction} model, whose noise has no discrete table to "
-                         "rescale; flow models reach zero SNR as they are, so leave this off")
+        raise ValueError(f"Zero terminal SNR: this is a {prediction} model, whose noise has no discrete "
+                         "table to rescale; flow models reach zero SNR as they are, so leave this off")
 
 
 def first_step(x: Tensor, denoised: Tensor, sigma: float, sigma_next: float) -> Tensor:
-    """x1 = (s1/s0) x0 + (1 - s1/s0) D in float32: the exponential (DDIM) step, finite for any s0, flow models too."""
+    """The exponential (DDIM) step x1 = (s1/s0) x0 + (1 - s1/s0) D in float32, finite at any s0; flow too."""
     keep = sigma_next / sigma
     return (keep * x.float() + (1 - keep) * denoised.float()).to(x.dtype)
 
@@ -45,7 +46,7 @@ def first_step(x: Tensor, denoised: Tensor, sigma: float, sigma_next: float) -> 
 def rescale_cfg(x: Tensor, sigma: Tensor, guided: Tensor, cond: Tensor, phi: float) -> Tensor:
     """Lin et al. 2023, eq. 15-16: bring the guided v to the spread of the conditional v, by `phi` in [0, 1].
 
-    x, guided and cond are [B,C,...], sigma is [B]; both estimates are taken to v, scaled per sample and brought back.
+    x, guided and cond are [B,C,...], sigma [B]; estimates are taken to v, scaled per sample and brought back.
     """
     if phi == 0:
         return guided
@@ -58,11 +59,12 @@ def rescale_cfg(x: Tensor, sigma: Tensor, guided: Tensor, cond: Tensor, phi: flo
 
 
 def calibrate_dc(denoise: Callable[[Tensor], Tensor], x: Tensor, sigma: float) -> Tensor:
-    """Give pure noise `x` [B,C,...] at `sigma` the channel means that the model's own answer implies; 2 evaluations.
+    """Give pure noise `x` [B,C,...] at `sigma` the channel means that the model implies; 2 evaluations.
 
-    For a Gaussian mean with prior N(mu, s^2), seen through N pixels of noise with v = sigma^2/N, the answer's mean is
-    D(m) = (s^2 m + v mu) / (s^2 + v). Two probes at m = +-sqrt(v) give its slope and offset, hence mu and s^2; the
-    noise's own mean is then rescaled to N(mu, s^2 + v). Ours; exact for Gaussian means, an estimate elsewhere.
+    For a Gaussian mean with prior N(mu, s^2), seen through N pixels of noise with v = sigma^2/N, the answer's
+    mean is D(m) = (s^2 m + v mu) / (s^2 + v). Two probes at m = +-sqrt(v) give its slope and offset, hence mu
+    and s^2; the noise's own mean is then rescaled to N(mu, s^2 + v). Ours; exact for Gaussian means, an
+    estimate elsewhere.
     """
     finite("sigma", sigma, 0)
     space = tuple(range(2, x.ndim))

@@ -1,7 +1,7 @@
-"""Loads the pack as `tweedie_pack`, registers its schedules and sampler, and binds their panel for the host to find.
+"""Loads the pack as `tweedie_pack`, registers its schedules and sampler, and binds their panel for the host.
 
-Every loader in this folder loads the package only where it is missing, and forgets it only when the host unloads its
-scripts, which is before any loader runs again: so all share one package, and Reload UI sees edited files.
+Every loader in this folder loads the package only where it is missing, and forgets it only when the host
+unloads its scripts, which is before any loader runs again: so all share one package, and a reload sees edits.
 """
 import importlib.util
 import pathlib
@@ -19,7 +19,8 @@ def forget():
 
 
 if PACK not in sys.modules:
-    spec = importlib.util.spec_from_file_location(PACK, ROOT / "__init__.py", submodule_search_locations=[str(ROOT)])
+    spec = importlib.util.spec_from_file_location(
+        PACK, ROOT / "__init__.py", submodule_search_locations=[str(ROOT)])
     sys.modules[PACK] = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(sys.modules[PACK])
 

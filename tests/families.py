@@ -2,7 +2,6 @@
 import math
 
 import torch
-
 from tweedie_pack.samplers.flow import shift_time
 from tweedie_pack.samplers.zero_snr import rescale_table
 

@@ -1,4 +1,4 @@
-"""draw_curves and describe: golden properties over every family, and lists that no schedule of ours would make."""
+"""draw_curves and describe: golden properties over every family, and lists that no schedule would make."""
 import itertools
 import math
 

@@ -1,4 +1,4 @@
-"""The demo's numbers are what they are said to be: its model, its samplers, its end point, its law, its page."""
+"""The demo's numbers are what they are said to be: model, samplers, end point, law, page."""
 import math
 import re
 
@@ -69,7 +69,7 @@ def test_library_2m_is_ours(world, denoise):
 def test_every_schedule_is_truly_visited(world, denoise, sampler):
     pytest.importorskip("diffusers")
     ends = {}
-    for name, sigmas in sampling.schedules(4, world[3]).items():
+    for name, sigmas in sampling.schedules(4, world[3], "multistep").items():
         seen = []
 
         def watch(x, sigma, seen=seen):
@@ -102,7 +102,8 @@ def test_brightness_follows_the_law(world):
     _, captions, model, _ = world
     noise = sampling.pure_noise(4, 2)
     noise = torch.cat([noise, -noise])  # the start's own mean cancels
-    found = {(case.way, case.caption): case for case in sampling.compare_brightness(model, captions, noise, 20)}
+    cases = sampling.compare_brightness(model, captions, noise, 20)
+    found = {(case.way, case.caption): case for case in cases}
     assert len(found) == 6
     for (way, caption), case in found.items():
         goal = gallery.PLAIN[caption] if math.isnan(case.law) else case.law

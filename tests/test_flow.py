@@ -3,7 +3,6 @@ import math
 import pytest
 import torch
 from families import TABLES
-
 from tweedie_pack.samplers.flow import (
     cut,
     flux_mu,
@@ -55,7 +54,8 @@ def test_the_square_root_rule_and_fluxs_mu():
 
 
 def test_video_counts_its_frames():
-    one, many = (resolution_shift((1, 16, frames, 60, 104), "sqrt", 0, 1.0, 21 * 60 * 104) for frames in (21, 84))
+    one, many = (resolution_shift((1, 16, frames, 60, 104), "sqrt", 0, 1.0, 21 * 60 * 104)
+                 for frames in (21, 84))
     assert one == 1 and many == pytest.approx(2)
 
 
@@ -82,9 +82,10 @@ def test_half_denoise_as_sigma_is_log_snr_zero():
 
 
 def test_denoise_as_steps_is_the_hosts():
-    sigmas = cut(SCHEDULES["karras"].run, 10, TABLES["sd15_eps"], 0.4, "steps")
-    assert torch.equal(sigmas, SCHEDULES["karras"].run(25, TABLES["sd15_eps"])[-11:])
-    assert torch.equal(cut(SCHEDULES["karras"].run, 10, TABLES["flux"], 1, "sigma"), SCHEDULES["karras"].run(10, TABLES["flux"]))
+    karras = SCHEDULES["karras"].run
+    sigmas = cut(karras, 10, TABLES["sd15_eps"], 0.4, "steps")
+    assert torch.equal(sigmas, karras(25, TABLES["sd15_eps"])[-11:])
+    assert torch.equal(cut(karras, 10, TABLES["flux"], 1, "sigma"), karras(10, TABLES["flux"]))
 
 
 @pytest.mark.parametrize("denoise", (0.0, -1.0, 1.1, math.nan))

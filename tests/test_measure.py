@@ -1,7 +1,6 @@
 import pytest
 import torch
 from families import TABLES
-
 from tweedie_pack.demo.exact import guided, random_mixture
 from tweedie_pack.samplers.measure import Cache, cache_key, errors, from_text, measure
 from tweedie_pack.samplers.recommend import recommended
@@ -15,7 +14,8 @@ def problem(count, seed):
     mixture = random_mixture(size=8)
     model = guided(mixture, 5.0, torch.cat([torch.zeros(8), torch.full([24], -40.0)]).double())
     generator = torch.Generator().manual_seed(seed)
-    x = mixture.sample(count, generator) + float(SD[-1]) * torch.randn([count, 4, 8, 8], generator=generator, dtype=torch.float64)
+    x = mixture.sample(count, generator) + float(SD[-1]) * torch.randn(
+        [count, 4, 8, 8], generator=generator, dtype=torch.float64)
     return lambda sigmas, few: sample_2m(model, x[:few], sigmas.double(), disable=True)
 
 

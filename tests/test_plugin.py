@@ -4,7 +4,6 @@ import textwrap
 from typing import Annotated, Literal
 
 import pytest
-
 from tweedie_pack.plugin import Range, Registry, load_plugins
 
 
@@ -12,8 +11,8 @@ def registry():
     rows = Registry("steps", "table")
 
     @rows.add("first", "First")
-    def first(steps, table, rho: Annotated[float, Range(1, 20, 0.1, "tip")] = 7.0, count: Annotated[int, Range(0, 9)] = 2,
-              kind: Literal["a", "b"] = "a", flag: bool = False):
+    def first(steps, table, rho: Annotated[float, Range(1, 20, 0.1, "tip")] = 7.0,
+              count: Annotated[int, Range(0, 9)] = 2, kind: Literal["a", "b"] = "a", flag: bool = False):
         """Help text."""
         return steps, table, rho, count, kind, flag
     return rows
@@ -22,13 +21,15 @@ def registry():
 def test_a_signature_is_a_form():
     plugin = registry()["first"]
     assert [(knob.name, knob.kind, knob.default, knob.choices) for knob in plugin.knobs] == [
-        ("rho", float, 7.0, ()), ("count", int, 2, ()), ("kind", str, "a", ("a", "b")), ("flag", bool, False, ())]
+        ("rho", float, 7.0, ()), ("count", int, 2, ()), ("kind", str, "a", ("a", "b")),
+        ("flag", bool, False, ())]
     assert plugin.help == "Help text." and plugin.knobs[0].range == Range(1, 20, 0.1, "tip")
     assert plugin(3, "t", rho=2, kind="b") == (3, "t", 2.0, 2, "b", False)
 
 
 @pytest.mark.parametrize("knobs, reason", [
-    ({"rho": 21}, "rho is 21; give a number from 1 to 20"), ({"rho": math.nan}, "rho is nan"), ({"rho": "7"}, "rho is '7'"),
+    ({"rho": 21}, "rho is 21; give a number from 1 to 20"), ({"rho": math.nan}, "rho is nan"),
+    ({"rho": "7"}, "rho is '7'"),
     ({"kind": "c"}, "choose one of a, b"), ({"size": 1}, "unknown knob size; it has rho, count, kind, flag"),
 ])
 def test_bad_knobs_are_refused(knobs, reason):
@@ -83,7 +84,7 @@ def test_a_failing_plugin_is_named_and_undone_and_the_rest_loads(tmp_path, caplo
     try:
         with caplog.at_level(logging.ERROR, "tweedie"):
             failures = load_plugins(tmp_path, "tweedie_pack", {"SCHEDULES": SCHEDULES})
-        assert [failure.split(":")[-1].strip() for failure in failures][0] == "on purpose"
+        assert failures[0].split(":")[-1].strip() == "on purpose"
         assert len(failures) == 3 and "'karras' is taken" in failures[2]
         assert SCHEDULES.keys() - before.keys() == {"good"} and SCHEDULES["karras"] is before["karras"]
         assert "Traceback" in caplog.text and "a_raises.py" in caplog.text

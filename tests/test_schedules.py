@@ -4,7 +4,6 @@ import math
 import pytest
 import torch
 from families import STEPS, TABLES
-
 from tweedie_pack.samplers.curve import describe
 from tweedie_pack.samplers.recommend import recommended
 from tweedie_pack.samplers.schedules import SCHEDULES
@@ -81,7 +80,8 @@ def test_trailing_is_that_of_diffusers():
     scheduler = pytest.importorskip("diffusers").EulerDiscreteScheduler(
         beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear", timestep_spacing="trailing")
     scheduler.set_timesteps(10)
-    torch.testing.assert_close(SCHEDULES["trailing"].run(10, SD), scheduler.sigmas.float(), rtol=2e-5, atol=1e-6)
+    ours = SCHEDULES["trailing"].run(10, SD)
+    torch.testing.assert_close(ours, scheduler.sigmas.float(), rtol=2e-5, atol=1e-6)
 
 
 @pytest.mark.parametrize("shift", (1.0, 3.0, 6.0))
@@ -103,7 +103,8 @@ def test_flow_shift_is_fluxs_mu_of_diffusers(mu):
 @pytest.mark.parametrize("shift", (1.0, 3.0, 8.0))
 def test_flow_shift_takes_the_models_own(shift):
     own = SCHEDULES["flow_shift"].run(9, TABLES[f"flow_{shift:.0f}"])
-    torch.testing.assert_close(own, SCHEDULES["flow_shift"].run(9, TABLES["flow_1"], shift=shift), rtol=0, atol=1e-6)
+    given = SCHEDULES["flow_shift"].run(9, TABLES["flow_1"], shift=shift)
+    torch.testing.assert_close(own, given, rtol=0, atol=1e-6)
 
 
 def test_zero_snr_wastes_no_step_between_the_last_two_entries():
@@ -157,7 +158,8 @@ def test_knobs_are_checked_when_a_door_hands_them_over():
 
 @pytest.mark.parametrize("sigmas, reason", [
     ([14.6146, 1.0, 0.5], "ends at 0.5"), ([14.6146, 1.0, 1.0, 0.0], "does not descend at step 2"),
-    ([10.0, 1.0, 0.0], "starts at 10"), ([14.6146, math.inf, 0.0], "NaN or infinity"), ([14.6146, 0.0], "need 3 sigmas"),
+    ([10.0, 1.0, 0.0], "starts at 10"), ([14.6146, math.inf, 0.0], "NaN or infinity"),
+    ([14.6146, 0.0], "need 3 sigmas"),
 ])
 def test_the_validator_names_what_is_wrong(sigmas, reason):
     with pytest.raises(ValueError, match=reason):

@@ -1,10 +1,10 @@
 """The web UI door's own parts, on stand-ins: scope, table, prediction, guidance. No web UI is imported."""
+import functools
 from types import SimpleNamespace
 
 import pytest
 import torch
 from torch import nn
-
 from tweedie_pack.extensions_a1111 import host, scope
 from tweedie_pack.samplers import zero_snr
 
@@ -29,6 +29,10 @@ class Guide:
 
     def combine_denoised(self, x_out, conds_list, uncond, cond_scale):
         return x_out[1:] + cond_scale * (x_out[:1] - x_out[1:])
+
+
+def a1111_model(prediction, **flags):
+    return SimpleNamespace(alphas_cumprod=alphas(), parameterization=prediction, **flags)
 
 
 def forge_model():
@@ -71,14 +75,15 @@ def test_only_the_next_pass_is_enclosed_and_only_once():
 
     scope.enclose_next_pass(sampler, note)
     scope.enclose_next_pass(sampler, note)
-    assert sampler.sample("p", "x", steps=4) == "sampled" and calls == [("p", "x", 4, False)] and not vars(sampler)
+    assert sampler.sample("p", "x", steps=4) == "sampled"
+    assert calls == [("p", "x", 4, False)] and not vars(sampler)
     scope.enclose_next_pass(sampler, note)
     with pytest.raises(RuntimeError, match="out of memory"):
         sampler.sample_img2img("p", "x", "noise")
     assert calls[1:] == [("p", "x", None, True)] and not vars(sampler)
 
 
-@pytest.mark.parametrize("model", [SimpleNamespace(alphas_cumprod=alphas(), parameterization="v"), forge_model()])
+@pytest.mark.parametrize("model", [a1111_model("v"), forge_model()])
 def test_the_table_is_rescaled_where_the_host_keeps_it_and_put_back(model):
     before = host.model_table(model)
     assert host.prediction(model) == "v"
@@ -102,16 +107,21 @@ def test_prediction_of_a_flow_table_is_flow():
     assert host.prediction(model) == "flow"
 
 
+def test_before_a_model_is_loaded_the_table_says_so():
+    with pytest.raises(ValueError, match="make a picture first"):
+        host.model_table(SimpleNamespace())
+
+
 @pytest.mark.parametrize("flags, prediction, side", [
-    ({"is_sd1": True}, "v", 64), ({"is_sd2": True}, "v", 96), ({"is_sd2": True}, "epsilon", 64), ({}, "v", 128)])
+    ({"is_sd1": True}, "v", 64), ({"is_sd2": True}, "v", 96), ({"is_sd2": True}, "eps", 64), ({}, "v", 128)])
 def test_reference_size(flags, prediction, side):
-    assert host.reference_size(SimpleNamespace(alphas_cumprod=alphas(), parameterization=prediction, **flags)) == side**2
+    assert host.reference_size(a1111_model(prediction, **flags)) == side**2
 
 
 def test_cfg_is_changed_between_forward_and_combine():
     guide, x, sigma = Guide(), torch.randn(1, 4, 8, 8), torch.tensor([3.0])
     plain = guide.forward(x, sigma)
-    with host.after_combine(guide, lambda x, sigma, guided, cond: zero_snr.rescale_cfg(x, sigma, guided, cond, 0.7)):
+    with host.after_combine(guide, functools.partial(zero_snr.rescale_cfg, phi=0.7)):
         changed = guide.forward(x, sigma)
     torch.testing.assert_close(changed, zero_snr.rescale_cfg(x, sigma, plain, 2 * x, 0.7))
     assert not torch.equal(changed, plain) and torch.equal(guide.forward(x, sigma), plain)

@@ -3,17 +3,17 @@ import math
 import pytest
 import torch
 from families import TABLES
-
 from tweedie_pack.demo.exact import Mixture
 from tweedie_pack.samplers.schedules import SCHEDULES
 from tweedie_pack.samplers.solvers import sample_2m, with_safe_start
-from tweedie_pack.samplers.zero_snr import calibrate_dc, first_step, refuse, rescale_cfg, rescale_table
+from tweedie_pack.samplers.zero_snr import calibrate_dc, first_step, refuse, rescale_cfg
 
 SD, ZERO = TABLES["sd15_eps"], TABLES["sd2_v_zero_snr"]
 
 
 def test_the_rescaled_table_is_that_of_the_hosts_and_of_diffusers():
-    assert float(ZERO[-1]) == pytest.approx(4518.76, abs=0.01) and float(ZERO[-2]) == pytest.approx(2254, abs=1)
+    assert float(ZERO[-1]) == pytest.approx(4518.76, abs=0.01)
+    assert float(ZERO[-2]) == pytest.approx(2254, abs=1)
     assert ZERO[0] == pytest.approx(float(SD[0]), rel=1e-6) and (ZERO.diff() > 0).all()
     rescale = pytest.importorskip("diffusers.schedulers.scheduling_ddim").rescale_zero_terminal_snr
     betas = torch.linspace(0.00085**0.5, 0.012**0.5, 1000, dtype=torch.float64) ** 2
@@ -23,7 +23,8 @@ def test_the_rescaled_table_is_that_of_the_hosts_and_of_diffusers():
 
 
 def test_epsilon_models_are_refused_with_a_way_out():
-    with pytest.raises(ValueError, match="predicts epsilon; .*use a v-prediction model, or the DC-calibrated start"):
+    way_out = "use a v-prediction model, or the DC-calibrated start"
+    with pytest.raises(ValueError, match=f"predicts epsilon; .*{way_out}"):
         refuse("epsilon")
     with pytest.raises(ValueError, match="flow models reach zero SNR as they are"):
         refuse("flow")
@@ -82,7 +83,8 @@ def test_cfg_rescale_matches_the_paper_per_sample():
         s, scale = sigma[i], sigma[i] ** 2 + 1
         v, v_cond = ((x[i] / scale - d[i]) / (s / scale.sqrt()) for d in (guided, cond))
         expected = v * (0.7 * v_cond.std() / v.std() + 0.3)
-        torch.testing.assert_close((x[i] / scale - out[i]) / (s / scale.sqrt()), expected, rtol=1e-4, atol=1e-4)
+        moved = (x[i] / scale - out[i]) / (s / scale.sqrt())
+        torch.testing.assert_close(moved, expected, rtol=1e-4, atol=1e-4)
         alone = rescale_cfg(x[i:i + 1], sigma[i:i + 1], guided[i:i + 1], cond[i:i + 1], 0.7)
         torch.testing.assert_close(alone[0], out[i], rtol=1e-5, atol=1e-5)
 
@@ -102,10 +104,13 @@ def test_the_safe_start_hands_over_and_leaves_other_starts_alone():
         return torch.zeros_like(x)
     x = torch.ones(1, 4, 8, 8) * 4518.76
     sigmas = SCHEDULES["zero_snr"].run(5, ZERO)
-    out = with_safe_start(euler)(model, x, sigmas, callback=lambda state: steps.append(state["i"]), disable=True)
-    assert torch.equal(seen[0], sigmas[1:]) and steps == [0, 1] and calls == [pytest.approx(4518.76, abs=0.01)]
+    out = with_safe_start(euler)(model, x, sigmas, callback=lambda state: steps.append(state["i"]),
+                                 disable=True)
+    assert torch.equal(seen[0], sigmas[1:])
+    assert steps == [0, 1] and calls == [pytest.approx(4518.76, abs=0.01)]
     torch.testing.assert_close(out, torch.full_like(out, 25.0))
     ordinary = SCHEDULES["karras"].run(5, SD)
-    assert with_safe_start(euler)(model, x, ordinary, callback=lambda state: None) is x and torch.equal(seen[1], ordinary)
+    assert with_safe_start(euler)(model, x, ordinary, callback=lambda state: None) is x
+    assert torch.equal(seen[1], ordinary)
     with_safe_start(euler)(model, x, torch.tensor([4518.76, 0.0]), callback=None)
     assert len(seen) == 2  # one step: nothing is left to hand over

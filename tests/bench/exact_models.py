@@ -1,7 +1,7 @@
 """ComfyUI's own samplers and schedules (COMFYUI_PATH) on models whose denoiser is known in closed form.
 
-Runs in the host's Python. A problem is a family (how noise is counted) and one of three models: a power-law Gaussian,
-a mixture of 32 picture-like Gaussians, and that mixture guided with CFG 5 towards 8 of them.
+Runs in the host's Python. A problem is a family (how noise is counted) and one of three models: a power-law
+Gaussian, a mixture of 32 picture-like Gaussians, and that mixture guided with CFG 5 towards 8 of them.
 """
 import importlib.util
 import math
@@ -24,7 +24,8 @@ import comfy.model_sampling as ms  # noqa: E402
 import comfy.samplers  # noqa: E402
 from comfy_extras import nodes_align_your_steps, nodes_gits, nodes_optimalsteps  # noqa: E402
 
-spec = importlib.util.spec_from_file_location("tweedie_pack", ROOT / "__init__.py", submodule_search_locations=[str(ROOT)])
+spec = importlib.util.spec_from_file_location("tweedie_pack", ROOT / "__init__.py",
+                                              submodule_search_locations=[str(ROOT)])
 sys.modules["tweedie_pack"] = importlib.util.module_from_spec(spec)
 spec.loader.exec_module(sys.modules["tweedie_pack"])
 from tweedie_pack.demo import exact  # noqa: E402
@@ -75,7 +76,8 @@ def log_linear(levels, count):
 def host_schedules(model_sampling, steps, flow):
     """Every scheduler of the stock menu that starts at the model's maximum, and the host's table nodes."""
     rows = {name: comfy.samplers.calculate_sigmas(model_sampling, name, steps).double()
-            for name in comfy.samplers.SCHEDULER_NAMES if not name.startswith("tweedie") and name != "ddim_uniform"}
+            for name in comfy.samplers.SCHEDULER_NAMES
+            if not name.startswith("tweedie") and name != "ddim_uniform"}
     if flow:
         rows["OSS (Flux)"] = log_linear(nodes_optimalsteps.NOISE_LEVELS["FLUX"], steps + 1)
     else:

@@ -1,21 +1,22 @@
-"""Error of every schedule, ours beside every host's: COMFYUI_PATH=.. PYTHON tests/bench/schedules.py > table.md
+"""Error of every schedule, ours beside the hosts': COMFYUI_PATH=.. PYTHON tests/bench/schedules.py > table.md
 
-Each figure is the median relative error at the end of 24 exact trajectories, as a geometric mean over three models
-(see exact_models.py) drawn with seeds that no rule was chosen on.
+Each figure is the median relative error at the end of 24 exact trajectories, as a geometric mean over three
+models (see exact_models.py) drawn with seeds that no rule was chosen on.
 """
 import math
 
 from exact_models import FAMILIES, MODELS, Problem, host_schedules
-
 from tweedie_pack.samplers.recommend import recommend, recommended
 from tweedie_pack.samplers.schedules import SCHEDULES
 
 EVALUATIONS = (5, 8, 10, 15, 20)
 SAMPLERS = {  # family -> sampler -> kind of solver
-    "SD, epsilon": {"euler": "first_order", "dpmpp_2m": "multistep", "res_multistep": "multistep", "heun": "single_step"},
+    "SD, epsilon": {"euler": "first_order", "dpmpp_2m": "multistep", "res_multistep": "multistep",
+                    "heun": "single_step"},
     "v, zero SNR": {"euler": "first_order", "dpmpp_2m": "multistep", "tweedie_2m": "multistep",
                     "safe heun": "single_step"},
-    "flow, Flux": {"euler": "first_order", "dpmpp_2m": "log_sigma", "tweedie_2m": "multistep", "heun": "single_step"},
+    "flow, Flux": {"euler": "first_order", "dpmpp_2m": "log_sigma", "tweedie_2m": "multistep",
+                   "heun": "single_step"},
 }
 
 
@@ -40,8 +41,10 @@ def report(family, sampler, solver):
     print(f"\n### {family}: `{sampler}`\n")
     print("| schedule | " + " | ".join(f"{n}" for n in EVALUATIONS) + " |\n|---|" + "---|" * len(EVALUATIONS))
     best = [min(hosts.values()) for hosts, *_ in columns]
-    chosen = [f"**{error:.4f}** ({error / low - 1:+.0%})" for (*_, error, _), low in zip(columns, best, strict=True)]
-    print(f"| **recommended** ({', '.join(dict.fromkeys(name for *_, name in columns))}) | " + " | ".join(chosen) + " |")
+    chosen = [f"**{error:.4f}** ({error / low - 1:+.0%})"
+              for (*_, error, _), low in zip(columns, best, strict=True)]
+    names = ", ".join(dict.fromkeys(name for *_, name in columns))
+    print(f"| **recommended** ({names}) | " + " | ".join(chosen) + " |")
     for part, prefix in ((1, "Tweedie "), (0, "")):
         for name in columns[0][part]:
             cells = [f"{c[part][name]:.4f}" if name in c[part] else "-" for c in columns]

@@ -19,10 +19,12 @@ from PIL import Image
 
 PACK = pathlib.Path(__file__).resolve().parents[2]
 PROBE = PACK / "tests" / "hosts" / "probe"
-A1111 = ("--skip-prepare-environment --skip-torch-cuda-test --use-cpu all --precision full --no-half --api "
-         "--do-not-download-clip --no-hashing --disable-nan-check --skip-version-check").split()
-FORGE = ("--skip-prepare-environment --skip-torch-cuda-test --always-cpu --all-in-fp32 --api "
-         "--do-not-download-clip --no-hashing --disable-nan-check --skip-version-check").split()
+FLAGS = [
+    "--skip-prepare-environment", "--skip-torch-cuda-test", "--api", "--do-not-download-clip",
+    "--no-hashing", "--disable-nan-check", "--skip-version-check",
+]
+A1111 = [*FLAGS, "--use-cpu", "all", "--precision", "full", "--no-half"]
+FORGE = [*FLAGS, "--always-cpu", "--all-in-fp32"]
 QUIET = {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1", "GRADIO_ANALYTICS_ENABLED": "False",
          "PYTHONDONTWRITEBYTECODE": "1", "GIT_PYTHON_REFRESH": "quiet"}
 
@@ -47,7 +49,8 @@ class Refused(Exception):
 class Host:
     """A running web UI; `with Host(path, python, checkpoint, flags, extensions) as host` stops it again."""
 
-    def __init__(self, path: str, python: str, checkpoint: str, flags: list[str], extensions: list[pathlib.Path]):
+    def __init__(self, path: str, python: str, checkpoint: str, flags: list[str],
+                 extensions: list[pathlib.Path]):
         self.folder = tempfile.TemporaryDirectory(prefix="tweedie-host-")
         self.data = pathlib.Path(self.folder.name)
         for name in ("models/Stable-diffusion", "models/VAE", "extensions", "embeddings"):
@@ -83,7 +86,8 @@ class Host:
 
     def call(self, path: str, body: dict | None = None):
         data = None if body is None else json.dumps(body).encode()
-        request = urllib.request.Request(self.url + path, data=data, headers={"Content-Type": "application/json"})
+        kind = {"Content-Type": "application/json"}
+        request = urllib.request.Request(self.url + path, data=data, headers=kind)
         try:
             with urllib.request.urlopen(request, timeout=600) as answer:
                 return json.loads(answer.read())
@@ -107,9 +111,11 @@ def picture() -> str:
 
 BASE = dict(prompt="a cat", negative_prompt="blurry", width=64, height=64, steps=3, sampler_name="Euler",
             scheduler="Automatic", cfg_scale=7, seed=1)
+HIRES = dict(enable_hr=True, hr_scale=1.5, hr_upscaler="Latent", denoising_strength=1.0,
+             hr_additional_modules=["Use same choices"])  # the last is Forge's, which fails without it
 RUNS = {"txt2img": ("txt2img", BASE),
         "img2img": ("img2img", BASE | dict(init_images=[picture()], denoising_strength=1.0)),
-        "hires": ("txt2img", BASE | dict(enable_hr=True, hr_scale=1.5, hr_upscaler="Latent", denoising_strength=1.0))}
+        "hires": ("txt2img", BASE | HIRES)}
 
 
 def panel(*values, **changes) -> dict:

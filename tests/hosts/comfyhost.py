@@ -21,7 +21,8 @@ import pytest
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 CHECKPOINT = os.environ.get("TWEEDIE_SD15")
 MISSING = [name for name in ("COMFYUI_PATH", "COMFYUI_PYTHON", "TWEEDIE_SD15") if not os.environ.get(name)]
-needs_comfyui = pytest.mark.skipif(bool(MISSING), reason=f"set {', '.join(MISSING)} to test in a real ComfyUI")
+needs_comfyui = pytest.mark.skipif(bool(MISSING),
+                                   reason=f"set {', '.join(MISSING)} to test in a real ComfyUI")
 SPACES = itertools.count(1)
 
 
@@ -36,11 +37,13 @@ class Server:
         (base / "custom_nodes" / "probe").symlink_to(ROOT / "tests" / "hosts" / "comfy_probe")
         (base / "models" / "checkpoints" / "sd15.safetensors").symlink_to(CHECKPOINT)
         self.base, self.log = base, base / "log.txt"
-        command = [os.environ["COMFYUI_PYTHON"], "main.py", "--cpu", "--listen", "127.0.0.1", "--port", self.url.rsplit(":")[-1],
-                   "--disable-auto-launch", "--base-directory", str(base), "--database-url", "sqlite:///:memory:", *extra]
+        command = [os.environ["COMFYUI_PYTHON"], "main.py", "--cpu", "--listen", "127.0.0.1",
+                   "--port", self.url.rsplit(":")[-1], "--disable-auto-launch",
+                   "--base-directory", str(base), "--database-url", "sqlite:///:memory:", *extra]
         environment = os.environ | {"TWEEDIE_PROBE": str(base / "probe"), "OMP_NUM_THREADS": "1"}
-        self.process = subprocess.Popen(command, cwd=os.environ["COMFYUI_PATH"], env=environment, start_new_session=True,
-                                        stdout=self.log.open("w"), stderr=subprocess.STDOUT)
+        self.process = subprocess.Popen(command, cwd=os.environ["COMFYUI_PATH"], env=environment,
+                                        start_new_session=True, stdout=self.log.open("w"),
+                                        stderr=subprocess.STDOUT)
 
     def wait(self, seconds: float = 180) -> None:
         end = time.time() + seconds
@@ -64,7 +67,8 @@ class Server:
             return json.load(answer)
 
     def post(self, path: str, body: dict) -> bytes:
-        request = urllib.request.Request(self.url + path, json.dumps(body).encode(), {"Content-Type": "application/json"})
+        request = urllib.request.Request(self.url + path, json.dumps(body).encode(),
+                                         {"Content-Type": "application/json"})
         with urllib.request.urlopen(request, timeout=60) as answer:
             return answer.read()
 
@@ -117,18 +121,20 @@ def node(kind: str, **inputs) -> dict:
     return {"class_type": kind, "inputs": inputs}
 
 
-def txt2img(scheduler="normal", sampler="euler", steps=2, model="load", size=64, seed=1, denoise=1.0, **extra) -> dict:
+def txt2img(scheduler="normal", sampler="euler", steps=2, model="load", size=64, seed=1, denoise=1.0,
+            **extra) -> dict:
     """A stock text-to-image graph; `model` names the node whose first output is sampled, `extra` adds nodes.
 
-    Spaces behind the prompt change no token, but keep the host from answering out of its cache of node outputs.
+    Spaces behind the prompt change no token, but keep the host from answering out of its node cache.
     """
     return {
         "load": node("CheckpointLoaderSimple", ckpt_name="sd15.safetensors"),
         "good": node("CLIPTextEncode", text="a red ball" + " " * next(SPACES), clip=["load", 1]),
         "bad": node("CLIPTextEncode", text="", clip=["load", 1]),
         "latent": node("EmptyLatentImage", width=size, height=size, batch_size=1),
-        "sample": node("KSampler", seed=seed, steps=steps, cfg=7.0, sampler_name=sampler, scheduler=scheduler, denoise=denoise,
-                       model=[model, 0], positive=["good", 0], negative=["bad", 0], latent_image=["latent", 0]),
+        "sample": node("KSampler", seed=seed, steps=steps, cfg=7.0, sampler_name=sampler, scheduler=scheduler,
+                       denoise=denoise, model=[model, 0], positive=["good", 0], negative=["bad", 0],
+                       latent_image=["latent", 0]),
         "decode": node("VAEDecode", samples=["sample", 0], vae=["load", 2]),
         "save": node("SaveImage", images=["decode", 0], filename_prefix="t"),
         **extra}

@@ -5,36 +5,39 @@ import pathlib
 import sys
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1] / "bench"))
-from exact_models import FAMILIES, Counted, Problem, exact, host_schedules, k_diffusion, ms, torch  # noqa: E402
-
-from tweedie_pack.samplers.measure import measure  # noqa: E402
-from tweedie_pack.samplers.schedules import SCHEDULES  # noqa: E402
-from tweedie_pack.samplers.zero_snr import rescale_table  # noqa: E402
+from exact_models import FAMILIES, Counted, Problem, exact, host_schedules, k_diffusion, ms, torch
+from tweedie_pack.samplers.measure import measure
+from tweedie_pack.samplers.schedules import SCHEDULES
+from tweedie_pack.samplers.zero_snr import rescale_table
 
 SD, ZERO, FLUX = FAMILIES.values()
 
 
 def order(sampler):
     """Order of convergence from 80 to 160 steps on a Gaussian, against its closed-form path to sigma_min."""
-    model, low, high = exact.Mixture(torch.zeros(1, 4, 16, 16), exact.power_law(16, 16, 0.9, 2.5)), 0.03, float(SD.sigma_max)
+    model = exact.Mixture(torch.zeros(1, 4, 16, 16), exact.power_law(16, 16, 0.9, 2.5))
+    low, high = 0.03, float(SD.sigma_max)
     x = torch.randn([16, 4, 16, 16], generator=torch.Generator().manual_seed(0), dtype=torch.float64) * high
     scale = ((model.variance + low**2) / (model.variance + high**2)).sqrt()
     end = model.inverse_dct(model.dct(x).flatten(1) * scale)
     error = []
     for steps in (80, 160):
         sigmas = SCHEDULES["karras"].run(steps + 1, SD.sigmas, last=low).double()[:-1]
-        out = getattr(k_diffusion, f"sample_{sampler}")(Counted(SD, model.denoise), x, sigmas, extra_args={}, disable=True)
+        out = getattr(k_diffusion, f"sample_{sampler}")(
+            Counted(SD, model.denoise), x, sigmas, extra_args={}, disable=True)
         error.append(float((out - end).norm()))
     return math.log2(error[0] / error[1])
 
 
 def measured(steps):
     """Held-out (median, mean) of a measured schedule, then of every host schedule: CFG 5, 2M."""
-    train, held_out = Problem("SD, epsilon", "guided", count=16, seed=77), Problem("SD, epsilon", "guided", count=64, seed=5)
+    train = Problem("SD, epsilon", "guided", count=16, seed=77)
+    held_out = Problem("SD, epsilon", "guided", count=64, seed=5)
 
     def rollout(sigmas, count):
         model = Counted(SD, train.denoise)
-        return k_diffusion.sample_dpmpp_2m(model, train.x[:count].clone(), sigmas.double(), extra_args={}, disable=True)
+        return k_diffusion.sample_dpmpp_2m(model, train.x[:count].clone(), sigmas.double(), extra_args={},
+                                           disable=True)
     found = measure(rollout, SD.sigmas, steps)
     rows = {"measured": found.sigmas, **host_schedules(SD, steps, False)}
     errors = {name: held_out.errors("dpmpp_2m", sigmas) for name, sigmas in rows.items()}
@@ -42,20 +45,25 @@ def measured(steps):
 
 
 def best_host(problem, sampler, steps):
-    return min(problem.error(sampler, s) for s in host_schedules(problem.sampling, steps, problem.flow).values())
+    rows = host_schedules(problem.sampling, steps, problem.flow)
+    return min(problem.error(sampler, sigmas) for sigmas in rows.values())
 
 
 flow, zero = Problem("flow, Flux", "mixture", seed=7), Problem("v, zero SNR", "mixture", seed=9)
 simple = host_schedules(ZERO, 6, False)["simple"]
 karras = k_diffusion.get_sigmas_karras(20, float(SD.sigma_min), float(SD.sigma_max), 7.0)
+ours = SCHEDULES["karras"].run(20, SD.sigmas, last=float(SD.sigma_min))
+rescaled, theirs = rescale_table(SD.sigmas), ms.rescale_zero_terminal_snr_sigmas(SD.sigmas)
 print(json.dumps({
     "order": {name: order(name) for name in ("euler", "dpmpp_2m")},
-    "flow": {name: flow.error("tweedie_2m", SCHEDULES[name].run(10, FLUX.sigmas)) for name in ("karras", "beta")},
+    "flow": {name: flow.error("tweedie_2m", SCHEDULES[name].run(10, FLUX.sigmas))
+             for name in ("karras", "beta")},
     "flow_host": flow.error("dpmpp_2m", host_schedules(FLUX, 10, True)["karras"]),
     "zero": zero.error("tweedie_2m", SCHEDULES["zero_snr"].run(10, ZERO.sigmas)),
     "zero_host": best_host(zero, "dpmpp_2m", 10),
-    "heun_safe": zero.error("safe heun", simple), "heun_host": zero.error("heun", host_schedules(ZERO, 5, False)["simple"]),
+    "heun_safe": zero.error("safe heun", simple),
+    "heun_host": zero.error("heun", host_schedules(ZERO, 5, False)["simple"]),
     "measured": {steps: measured(steps) for steps in (5, 8)},
-    "karras": float((SCHEDULES["karras"].run(20, SD.sigmas, last=float(SD.sigma_min))[:-1] / karras[:-1] - 1).abs().max()),
-    "rescaled": float((rescale_table(SD.sigmas)[:-1] / ms.rescale_zero_terminal_snr_sigmas(SD.sigmas)[:-1] - 1).abs().max()),
+    "karras": float((ours[:-1] / karras[:-1] - 1).abs().max()),
+    "rescaled": float((rescaled[:-1] / theirs[:-1] - 1).abs().max()),
 }))

@@ -1,4 +1,4 @@
-"""Runs in ComfyUI's Python: the flow nodes on tiny SD3 and Flux models of the host's own classes, as one line of JSON."""
+"""Runs in ComfyUI's Python: the flow nodes on tiny SD3 and Flux models of the host's, as a line of JSON."""
 import importlib.util
 import json
 import os
@@ -19,7 +19,8 @@ import comfy.supported_models  # noqa: E402
 import torch  # noqa: E402
 from comfy.model_patcher import ModelPatcher  # noqa: E402
 
-spec = importlib.util.spec_from_file_location("tweedie_pack", ROOT / "__init__.py", submodule_search_locations=[str(ROOT)])
+spec = importlib.util.spec_from_file_location("tweedie_pack", ROOT / "__init__.py",
+                                              submodule_search_locations=[str(ROOT)])
 sys.modules["tweedie_pack"] = importlib.util.module_from_spec(spec)
 spec.loader.exec_module(sys.modules["tweedie_pack"])
 from tweedie_pack.nodes import flow, measure, schedules, zero_snr  # noqa: E402
@@ -44,13 +45,14 @@ def small(config, base, **unet):
 
 MODELS = {
     "sd3": (lambda: small(
-        comfy.supported_models.SD3, comfy.model_base.SD3, depth=2, input_size=None, adm_in_channels=8, num_patches=64 * 64,
-        pos_embed_max_size=64, qk_norm=None, x_block_self_attn_layers=[],
-        context_embedder_config={"target": "torch.nn.Linear", "params": {"in_features": 12, "out_features": 128}}), 12),
+        comfy.supported_models.SD3, comfy.model_base.SD3, depth=2, input_size=None, adm_in_channels=8,
+        num_patches=64 * 64, pos_embed_max_size=64, qk_norm=None, x_block_self_attn_layers=[],
+        context_embedder_config={"target": "torch.nn.Linear",
+                                 "params": {"in_features": 12, "out_features": 128}}), 12),
     "flux": (lambda: small(
-        comfy.supported_models.Flux, comfy.model_base.Flux, image_model="flux", vec_in_dim=8, context_in_dim=12, hidden_size=48,
-        mlp_ratio=2.0, num_heads=2, depth=2, depth_single_blocks=2, axes_dim=[4, 10, 10], theta=10000, qkv_bias=True,
-        guidance_embed=True, txt_ids_dims=[]), 12),
+        comfy.supported_models.Flux, comfy.model_base.Flux, image_model="flux", vec_in_dim=8,
+        context_in_dim=12, hidden_size=48, mlp_ratio=2.0, num_heads=2, depth=2, depth_single_blocks=2,
+        axes_dim=[4, 10, 10], theta=10000, qkv_bias=True, guidance_embed=True, txt_ids_dims=[]), 12),
 }
 
 
@@ -65,7 +67,8 @@ class Note:
 
 def conditioning(width):
     generator = torch.Generator().manual_seed(1)
-    return [[torch.randn(1, 4, width, generator=generator), {"pooled_output": torch.randn(1, 8, generator=generator)}]]
+    return [[torch.randn(1, 4, width, generator=generator),
+             {"pooled_output": torch.randn(1, 8, generator=generator)}]]
 
 
 def run(model, width, scheduler, sampler, side, note=None, callback=None):
@@ -75,8 +78,8 @@ def run(model, width, scheduler, sampler, side, note=None, callback=None):
         patched.add_wrapper("sampler_sample", note)
     latent = torch.zeros(1, 16, side, side)
     noise = comfy.sample.prepare_noise(latent, 1)
-    return comfy.sample.sample(patched, noise, 4, 3.0, sampler, scheduler, conditioning(width), conditioning(width), latent,
-                               disable_pbar=True, seed=1, callback=callback)
+    return comfy.sample.sample(patched, noise, 4, 3.0, sampler, scheduler, conditioning(width),
+                               conditioning(width), latent, disable_pbar=True, seed=1, callback=callback)
 
 
 def stop(step, *rest):
@@ -108,8 +111,9 @@ def check(name):
     safe = zero_snr.TweedieSafeFirstStep.execute(comfy.samplers.sampler_object("euler"))[0]
     sigmas = comfy.samplers.calculate_sigmas(sampling, "tweedie_karras", 4)
     noise = comfy.sample.prepare_noise(torch.zeros(1, 16, 16, 16), 1)
-    plain, wrapped = (comfy.sample.sample_custom(model, noise, 3.0, sampler, sigmas, conditioning(width), conditioning(width),
-                                                 torch.zeros(1, 16, 16, 16), disable_pbar=True, seed=1)
+    plain, wrapped = (comfy.sample.sample_custom(model, noise, 3.0, sampler, sigmas, conditioning(width),
+                                                 conditioning(width), torch.zeros(1, 16, 16, 16),
+                                                 disable_pbar=True, seed=1)
                       for sampler in (comfy.samplers.sampler_object("euler"), safe))
     facts["safe_euler"] = float((plain - wrapped).abs().max())
     try:
@@ -128,8 +132,8 @@ def measured():
               {"samples": torch.zeros(1, 16, 8, 8)}, 3, 1.0, 16, 8, 0)
     first, second = (measure.TweedieMeasureSchedule.execute(*inputs) for _ in range(2))
     other = measure.TweedieMeasureSchedule.execute(*inputs, text=first[1].splitlines()[-1])
-    return {"sigmas": first[0].tolist(), "again": second[0].tolist(), "imported": other[0].tolist(), "report": second[1],
-            "files": len(list(measure.CACHE.folder.iterdir()))}
+    return {"sigmas": first[0].tolist(), "again": second[0].tolist(), "imported": other[0].tolist(),
+            "report": second[1], "files": len(list(measure.CACHE.folder.iterdir()))}
 
 
 with torch.inference_mode():

@@ -1,9 +1,11 @@
-"""The door in a real A1111: lists, infotext, panel, and that nothing is left behind. A1111_PATH, A1111_PYTHON,
-TWEEDIE_SD15 (an epsilon checkpoint) and TWEEDIE_SD15_V (a v checkpoint with its yaml beside it) say where it is."""
+"""The door in a real A1111: lists, infotext, panel, and that nothing is left behind.
+
+A1111_PATH, A1111_PYTHON, TWEEDIE_SD15 (an epsilon checkpoint) and TWEEDIE_SD15_V (a v checkpoint with its
+yaml beside it) say where it is. Any checkpoint will do; a small one makes it quick.
+"""
 import pytest
 import torch
 from hosts.a1111host import A1111, PACK, PROBE, RUNS, TOP, ZERO_SNR, Host, Refused, draw, near, need, table
-
 from tweedie_pack.samplers import flow
 from tweedie_pack.samplers.schedules import SCHEDULES
 
@@ -25,7 +27,7 @@ def host(untouched):
 
 @pytest.fixture
 def clean(host):
-    """The table and the options are after the test what they were before it, and no hook is left on a sampler."""
+    """Table and options are after the test what they were before it, and no hook is left on a sampler."""
     host.call("probe/seen")
     before = host.call("probe/state")
     yield
@@ -40,10 +42,11 @@ def test_a_neutral_panel_is_the_untouched_host(host, clean, untouched, name):
 
 def test_lists_hold_the_schedules_and_the_sampler(host):
     rows = {row["name"]: row["label"] for row in host.call("sdapi/v1/schedulers")}
-    assert {f"tweedie_{id}": f"Tweedie {plugin.label}" for id, plugin in SCHEDULES.items()}.items() <= rows.items()
+    ours = {f"tweedie_{id}": f"Tweedie {plugin.label}" for id, plugin in SCHEDULES.items()}
+    assert ours.items() <= rows.items()
     assert "Tweedie 2M" in [row["name"] for row in host.call("sdapi/v1/samplers")]
     page = str(host.call("config"))
-    assert all(text in page for text in ("Tweedie Karras", "Tweedie 2M", "Tweedie Schedules", "Zero terminal SNR"))
+    assert all(text in page for text in ("Tweedie Karras", "Tweedie 2M", "Tweedie Schedules", "Zero term"))
 
 
 def test_names_come_back_as_they_went(host):
@@ -84,7 +87,7 @@ def test_zero_snr_starts_at_the_rescaled_maximum_and_leaves_nothing(host, clean,
 def test_zero_snr_in_every_batch_of_img2img(host, clean, untouched):
     pictures, _, sigmas = draw(host, "img2img", *ZERO_SNR, n_iter=2)
     assert len([sigma for sigma in sigmas if sigma > 1000]) == 2 and len(pictures) >= 2
-    draw(host, "img2img")  # without the pack, too, the first picture after two batches differs from the next ones
+    draw(host, "img2img")  # without the pack, too, the first one after two batches is unlike the next
     assert draw(host, "img2img")[0] == untouched["img2img"]
 
 
@@ -116,7 +119,7 @@ def test_a_run_that_ends_early_leaves_nothing(host, clean, untouched, name, end)
 
 
 def test_a_request_s_own_settings_end_with_a_run_that_fails(host, untouched):
-    host.call("sdapi/v1/options", {"CLIP_stop_at_last_layers": 1})  # what was never set, the host itself never restores
+    host.call("sdapi/v1/options", {"CLIP_stop_at_last_layers": 1})  # the host restores only what was set
     body = {"Tweedie Schedules": {"args": ZERO_SNR}, "Probe": {"args": ["fail"]}}
     with pytest.raises(Refused, match="the probe failed"):
         draw(host, "txt2img", alwayson_scripts=body, override_settings={"CLIP_stop_at_last_layers": 2})
@@ -132,7 +135,26 @@ def test_shift_by_size_and_last_sigma(host, clean):
     last = float(flow.shift_sigmas(torch.tensor([0.25]), sigmas, 1 / shift))
     near(seen, flow.shift_sigmas(SCHEDULES["logsnr"](5, sigmas, last=last), sigmas, shift)[:-1])
     near(seen[-1], 0.25)
-    assert "Tweedie shift rule: sqrt" in text and "Tweedie last sigma: 0.25" in text and "Tweedie shift:" not in text
+    assert "Tweedie shift rule: sqrt" in text and "Tweedie last sigma: 0.25" in text
+    assert "Tweedie shift:" not in text
+
+
+def test_the_hosts_own_sigma_min_is_the_last_sigma(host):
+    host.call("sdapi/v1/options", {"sigma_min": 0.2})
+    _, text, seen = draw(host, "txt2img", scheduler="Tweedie Cosine")
+    host.call("sdapi/v1/options", {"sigma_min": 0})
+    near(seen[-1], 0.2)
+    assert "Schedule min sigma: 0.2" in text
+
+
+def test_the_grid_script_knows_the_schedules(host, clean):
+    axis = host.call("probe/axis?label=Schedule%20type")
+    labels, none = ["Tweedie Cosine", "Tweedie Laplace"], [0, "", []]
+    assert set(labels) <= set(axis["choices"])
+    args = [axis["index"], "", labels, *none, *none, *[False] * 7, 0, False]
+    seen = draw(host, "txt2img", script_name="X/Y/Z plot", script_args=args)[2]
+    near(seen[:3], SCHEDULES["cosine"](3, table(host))[:-1])
+    near(seen[3:], SCHEDULES["laplace"](3, table(host))[:-1])
 
 
 def test_shift_acts_on_the_hosts_schedules_too(host, clean):
@@ -158,7 +180,7 @@ def test_settings_that_cannot_be_met_reach_the_user(host, clean, untouched):
     for words, values, changes in [
             ("makes its own steps", ZERO_SNR, dict(sampler_name="DDIM")),
             ("makes its own steps", ZERO_SNR, dict(sampler_name="DPM fast")),
-            ("pick a Tweedie schedule", [False, 0.7, False, "off", 0, 0.1, "steps"], dict(scheduler="Karras")),
+            ("pick a Tweedie sch", [False, 0.7, False, "off", 0, 0.1, "steps"], dict(scheduler="Karras")),
             ("choose one of", [False, 0.7, False, "none", 0, 0, "steps"], {}),
             ("at zero SNR there is none", [True, 0.7, True, "off", 0, 0, "steps"], {})]:
         with pytest.raises(Refused, match=f"500.*{words}"):
@@ -170,14 +192,16 @@ def test_paste_restores_the_panel_and_resets_what_is_absent(host, clean):
     values = [True, 0.5, False, "sqrt", 2.0, 0.1, "log_snr"]
     text = draw(host, "img2img", *values, scheduler="Tweedie Karras")[1]
     pasted = host.call("probe/paste", {"text": text, "tab": "img2img"})
-    labels = [label for label in pasted if label.startswith(("Zero term", "CFG resc", "DC-", "Shift", "Last s", "Denoise m"))]
+    starts = ("Zero term", "CFG resc", "DC-", "Shift", "Last s", "Denoise m")
+    labels = [label for label in pasted if label.startswith(starts)]
     assert [pasted[label] for label in labels] == values
     plain = host.call("probe/paste", {"text": "a cat\nSteps: 3, Sampler: Euler, Seed: 1", "tab": "img2img"})
     assert [plain[label] for label in labels] == [False, 0.7, False, "off", 0.0, 0.0, "steps"]
 
 
 def test_infotext_draws_the_panels_run_again(host, clean):
-    pictures, text, _ = draw(host, "txt2img", True, 0.5, False, "sqrt", 2.0, 0.1, "steps", scheduler="Tweedie Karras")
+    values = [True, 0.5, False, "sqrt", 2.0, 0.1, "steps"]
+    pictures, text, _ = draw(host, "txt2img", *values, scheduler="Tweedie Karras")
     assert host.draw("txt2img", {"infotext": text})[0] == pictures
 
 

@@ -1,4 +1,5 @@
 """The pack in a real ComfyUI server: menus, nodes, errors, and nothing left behind."""
+import re
 import time
 import urllib.request
 
@@ -6,9 +7,10 @@ import pytest
 from hosts.comfyhost import needs_comfyui, node, probed, server, txt2img
 
 pytestmark = needs_comfyui
-NAMES = "karras logsnr beta logit_normal laplace cosine sigmoid trailing zero_snr flow_shift".split()
-NODES = {"TweedieSchedule", "TweedieZeroTerminalSNR", "TweedieFlowShift", "TweedieSafeFirstStep", "TweedieMeasureSchedule",
-         "TweedieScheduleCurve"}
+NAMES = ["karras", "logsnr", "beta", "logit_normal", "laplace", "cosine", "sigmoid", "trailing", "zero_snr",
+         "flow_shift"]
+NODES = {"TweedieSchedule", "TweedieZeroTerminalSNR", "TweedieFlowShift", "TweedieSafeFirstStep",
+         "TweedieMeasureSchedule", "TweedieScheduleCurve"}
 SCHEDULE = {"model": ["load", 0], "steps": 4, "denoise": 1.0, "denoise_mode": "steps", "schedule": "karras",
             "schedule.rho": 7.0, "schedule.last": 0.0, "schedule.shift": 1.0}
 
@@ -26,22 +28,24 @@ def untouched(host):
 
 def v_prediction(**inputs):
     return {"v": node("ModelSamplingDiscrete", model=["load", 0], sampling="v_prediction", zsnr=False),
-            "zero": node("TweedieZeroTerminalSNR", model=["v", 0], **{"rescale_cfg": 0.7, "safe_first_step": True, **inputs})}
+            "zero": node("TweedieZeroTerminalSNR", model=["v", 0],
+                         **{"rescale_cfg": 0.7, "safe_first_step": True, **inputs})}
 
 
 def custom(sampler, sigmas, model="load", **extra):
     """A graph that samples with a SAMPLER and SIGMAS from other nodes."""
     graph = txt2img(**extra)
     graph["select"] = node("KSamplerSelect", sampler_name="euler")
-    graph["sample"] = node("SamplerCustom", model=[model, 0], add_noise=True, noise_seed=1, cfg=7.0, positive=["good", 0],
-                           negative=["bad", 0], sampler=[sampler, 0], sigmas=[sigmas, 0], latent_image=["latent", 0])
+    graph["sample"] = node("SamplerCustom", model=[model, 0], add_noise=True, noise_seed=1, cfg=7.0,
+                           positive=["good", 0], negative=["bad", 0], sampler=[sampler, 0],
+                           sigmas=[sigmas, 0], latent_image=["latent", 0])
     return graph
 
 
 def test_menus_and_nodes_are_as_named(host):
     nodes = host.get("/object_info")
-    for kind, field in (("KSampler", "scheduler"), ("KSamplerAdvanced", "scheduler"), ("BasicScheduler", "scheduler")):
-        entry = nodes[kind]["input"]["required"][field]
+    for kind in ("KSampler", "KSamplerAdvanced", "BasicScheduler"):
+        entry = nodes[kind]["input"]["required"]["scheduler"]
         names = entry[0] if isinstance(entry[0], list) else entry[1]["options"]
         assert [name for name in names if name.startswith("tweedie")] == [f"tweedie_{name}" for name in NAMES]
     samplers = nodes["KSampler"]["input"]["required"]["sampler_name"][0]
@@ -50,8 +54,15 @@ def test_menus_and_nodes_are_as_named(host):
     schedule = nodes["TweedieSchedule"]["input"]
     assert list(schedule["required"]) == ["model", "steps", "denoise", "denoise_mode", "schedule"]
     assert list(schedule["optional"]) == ["latent"]
-    assert list(nodes["TweedieZeroTerminalSNR"]["input"]["required"]) == ["model", "rescale_cfg", "safe_first_step"]
+    zero = nodes["TweedieZeroTerminalSNR"]["input"]
+    assert list(zero["required"]) == ["model", "rescale_cfg", "safe_first_step"]
     assert list(nodes["TweedieFlowShift"]["input"]["required"]) == ["model", "rule", "shift"]
+
+
+def test_the_pack_loads_fast(host):
+    """What the host itself writes down for this folder, over all that it has imported by then."""
+    seconds = re.search(r"([\d.]+) seconds: .*custom_nodes/tweedie", host.log.read_text())
+    assert float(seconds[1]) < 0.3
 
 
 def test_help_pages_are_served(host):
@@ -62,10 +73,12 @@ def test_help_pages_are_served(host):
 
 @pytest.mark.parametrize("name", NAMES)
 def test_a_stock_ksampler_runs_with_each(host, name):
-    picture = host.picture(txt2img(scheduler=f"tweedie_{name}", sampler="tweedie_2m", model="probe", **probed(name)))
+    picture = host.picture(txt2img(scheduler=f"tweedie_{name}", sampler="tweedie_2m", model="probe",
+                                   **probed(name)))
     seen = host.probe(name)
+    sigmas = seen["sigmas"]
     assert len(picture) == 64 * 64 * 3 and len(set(picture)) > 8
-    assert seen["sigmas"][0] == pytest.approx(seen["maximum"], rel=1e-6) and seen["sigmas"][-1] == 0 and len(seen["sigmas"]) == 3
+    assert sigmas[0] == pytest.approx(seen["maximum"], rel=1e-6) and sigmas[-1] == 0 and len(sigmas) == 3
 
 
 def test_zero_snr_on_an_epsilon_model_is_refused_and_paints_nothing(host, untouched):
@@ -77,7 +90,8 @@ def test_zero_snr_on_an_epsilon_model_is_refused_and_paints_nothing(host, untouc
 
 @pytest.mark.parametrize("sampler", ("heun", "tweedie_2m", "euler_ancestral"))
 def test_zero_snr_on_a_v_model_starts_at_the_rescaled_maximum(host, sampler):
-    graph = txt2img(scheduler="tweedie_zero_snr", sampler=sampler, steps=3, model="probe", **v_prediction(), **probed(sampler, "zero"))
+    graph = txt2img(scheduler="tweedie_zero_snr", sampler=sampler, steps=3, model="probe", **v_prediction(),
+                    **probed(sampler, "zero"))
     assert len(set(host.picture(graph))) > 8
     seen = host.probe(sampler)
     assert seen["sigmas"][0] == pytest.approx(4518.76, abs=0.01) and seen["sampler"] == "SafeStart"
@@ -91,8 +105,9 @@ def test_nothing_is_left_after_a_run(host, untouched):
 
 
 def test_nothing_is_left_after_an_interrupt(host, untouched):
-    ticket = host.queue(txt2img(scheduler="tweedie_zero_snr", sampler="heun", steps=30, model="shift", **v_prediction(),
-                                shift=node("TweedieFlowShift", model=["zero", 0], rule="fixed", shift=2.0)))
+    ticket = host.queue(txt2img(
+        scheduler="tweedie_zero_snr", sampler="heun", steps=30, model="shift", **v_prediction(),
+        shift=node("TweedieFlowShift", model=["zero", 0], rule="fixed", shift=2.0)))
     time.sleep(5)
     host.post("/interrupt", {})
     with pytest.raises(RuntimeError, match="interrupted"):
@@ -111,14 +126,17 @@ def test_neutral_nodes_equal_the_untouched_host(host, untouched):
 def test_flow_shift_follows_the_size_of_the_latent(host):
     shift = node("TweedieFlowShift", model=["load", 0], rule="sqrt", shift=0.0)
     for name, size in (("small", 64), ("large", 128)):
-        host.run(txt2img(scheduler="karras", steps=2, size=size, model="probe", shift=shift, **probed(name, "shift")))
+        host.run(txt2img(scheduler="karras", steps=2, size=size, model="probe", shift=shift,
+                         **probed(name, "shift")))
     small, large = host.probe("small")["sigmas"], host.probe("large")["sigmas"]
     assert small[0] == large[0] and 0 < small[1] < large[1]
 
 
 def test_a_schedule_node_with_a_latent_and_its_curve(host):
-    graph = txt2img(schedule=node("TweedieSchedule", **SCHEDULE), large=node("TweedieSchedule", **SCHEDULE, latent=["latent", 0]),
-                    curve=node("TweedieScheduleCurve", model=["load", 0], **{"sigmas.sigmas_0": ["schedule", 0], "sigmas.sigmas_1": ["large", 0]}))
+    graph = txt2img(schedule=node("TweedieSchedule", **SCHEDULE),
+                    large=node("TweedieSchedule", **SCHEDULE, latent=["latent", 0]),
+                    curve=node("TweedieScheduleCurve", model=["load", 0],
+                               **{"sigmas.sigmas_0": ["schedule", 0], "sigmas.sigmas_1": ["large", 0]}))
     for name in ("sample", "decode", "save"):
         del graph[name]
     assert len(set(host.picture(graph))) > 20
@@ -134,10 +152,11 @@ def test_denoise_modes(host, mode):
 
 
 def test_a_measured_schedule_travels_as_text(host):
-    inputs = dict(model=["load", 0], positive=["good", 0], negative=["bad", 0], sampler=["select", 0], latent=["latent", 0],
-                  steps=2, cfg=1.0, trajectories=16, batch=16, seed=0)
+    inputs = dict(model=["load", 0], positive=["good", 0], negative=["bad", 0], sampler=["select", 0],
+                  latent=["latent", 0], steps=2, cfg=1.0, trajectories=16, batch=16, seed=0)
     line = "tweedie-schedule 1 | by hand | 0.1 0.2 | 14.614642 1.5 0"
-    graph = custom("select", "measured", model="probe", measured=node("TweedieMeasureSchedule", **inputs, text=line), **probed("text"))
+    graph = custom("select", "measured", model="probe", **probed("text"),
+                   measured=node("TweedieMeasureSchedule", **inputs, text=line))
     host.run(graph)
     assert host.probe("text")["sigmas"][1] == 1.5
     graph["measured"]["inputs"]["text"] = "hello"

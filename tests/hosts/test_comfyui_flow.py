@@ -52,5 +52,6 @@ def test_zero_snr_is_refused_on_flow_models(facts, name):
 
 def test_a_measured_schedule_is_kept_and_travels(facts):
     seen = facts["measured"]
-    assert seen["sigmas"] == seen["again"] == seen["imported"] and seen["sigmas"][0] == 1 and len(seen["sigmas"]) == 4
+    assert seen["sigmas"] == seen["again"] == seen["imported"]
+    assert seen["sigmas"][0] == 1 and len(seen["sigmas"]) == 4
     assert "kept from before" in seen["report"] and seen["files"] == 1

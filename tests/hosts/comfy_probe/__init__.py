@@ -16,7 +16,8 @@ class ProbeSigmas:
     def patch(self, model, name):
         def note(executor, guider, sigmas, *args, **kwargs):
             sampling = guider.inner_model.model_sampling
-            seen = {"sigmas": sigmas.tolist(), "maximum": float(sampling.sigma_max), "sampler": type(executor.class_obj).__name__,
+            seen = {"sigmas": sigmas.tolist(), "maximum": float(sampling.sigma_max),
+                    "sampler": type(executor.class_obj).__name__,
                     "half": float(sampling.percent_to_sigma(0.5))}
             pathlib.Path(os.environ["TWEEDIE_PROBE"], f"{name}.json").write_text(json.dumps(seen))
             return executor(guider, sigmas, *args, **kwargs)

@@ -1,4 +1,4 @@
-"""An extension that looks at the host from outside: what was sampled, what was left behind, what a paste would do."""
+"""An extension that looks at the host: what was sampled, what was left behind, what a paste would do."""
 import hashlib
 
 import gradio as gr
@@ -40,7 +40,8 @@ class Probe(scripts.Script):
     def postprocess(self, p, processed, *args):
         own = vars(p.sampler) if p.sampler else {}
         guide = vars(p.sampler.model_wrap_cfg) if p.sampler else {}
-        seen["left"] += [name for name in HOOKS if name in own] + [n for n in ("forward", "combine_denoised") if n in guide]
+        seen["left"] += [name for name in HOOKS if name in own]
+        seen["left"] += [name for name in ("forward", "combine_denoised") if name in guide]
 
 
 def table():
@@ -62,7 +63,7 @@ def routes(demo, app):
     def state():
         sigmas = table()
         digest = hashlib.sha256(sigmas.cpu().numpy().tobytes()).hexdigest()
-        return {"table": digest, "options": dict(shared.opts.data), "ends": [float(sigmas[0]), float(sigmas[-1])]}
+        return {"table": digest, "options": dict(shared.opts.data)}
 
     @app.get("/probe/table")
     def read_table():
@@ -71,6 +72,14 @@ def routes(demo, app):
     @app.get("/probe/names")
     def names(sampler: str, scheduler: str):
         return sd_samplers.get_sampler_and_scheduler(sampler, scheduler)
+
+    @app.get("/probe/axis")
+    def axis(label: str):
+        """The grid script's axis of this label in txt2img: its place and its choices."""
+        grid = next(data.module for data in scripts.scripts_data if data.path.endswith("xyz_grid.py"))
+        plain = [option for option in grid.axis_options if not getattr(option, "is_img2img", False)]
+        index, option = next((i, option) for i, option in enumerate(plain) if option.label == label)
+        return {"index": index, "choices": option.choices()}
 
     @app.post("/probe/paste")
     def paste(body: dict):
