@@ -7,6 +7,7 @@ of a feature's mean, e / sqrt(N), the same at every size.
 from __future__ import annotations
 
 import math
+from bisect import bisect_left
 from collections.abc import Callable
 from typing import Literal
 
@@ -114,11 +115,16 @@ def cut(schedule: Callable[[int, Tensor], Tensor], steps: int, table: Tensor, de
     if mode == "steps":
         return schedule(int(steps / denoise), table)[-(steps + 1):]
     start = start_sigma(denoise, table, mode)
-    for total in range(steps, MOST_STEPS):
+
+    def nodes_below(total: int) -> Tensor:
         sigmas = schedule(total, table)
-        below = sigmas[(sigmas < start * (1 - 1e-6)) & (sigmas > 0)]
-        if len(below) >= steps - 1:
-            return torch.cat([sigmas.new_tensor([start]), below[len(below) - steps + 1:],
-                              sigmas.new_zeros(1)])
-    raise ValueError(f"denoise {denoise} starts at sigma {start:.4g}, where this schedule has no {steps} "
-                     "steps; raise it")
+        return sigmas[(sigmas < start * (1 - 1e-6)) & (sigmas > 0)]
+    enough = steps
+    while len(nodes_below(enough)) < steps - 1:
+        enough *= 2
+        if enough > MOST_STEPS:
+            raise ValueError(f"denoise {denoise} starts at sigma {start:.4g}, where this schedule has no "
+                             f"{steps} steps; raise it")
+    total = bisect_left(range(enough), steps - 1, lo=enough // 2 + 1, key=lambda n: len(nodes_below(n)))
+    below = nodes_below(max(total, steps))
+    return torch.cat([below.new_tensor([start]), below[len(below) - steps + 1:], below.new_zeros(1)])

@@ -13,10 +13,12 @@ import math
 import pathlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from typing import get_args
 
 import torch
 from torch import Tensor
 
+from .recommend import Solver, recommended
 from .schedules import SCHEDULES, default_last
 from .table import check_sigmas, check_table, from_edm, read_span, to_edm
 
@@ -60,7 +62,9 @@ def from_text(text: str, table: Tensor) -> Measured:
 
 
 def candidates(steps: int, table: Tensor) -> Iterator[tuple[str, Tensor]]:
-    """What the search starts from: our schedules over last sigmas that matter, and the table's spacing."""
+    """What the search starts from: the recommended, and our schedules over the last sigmas that matter."""
+    for solver in get_args(Solver):
+        yield f"recommended for {solver}", recommended(steps, table, solver)
     span = read_span(table)
     usual = default_last(steps, span.low)
     lasts = {max(usual * factor, span.low) for factor in (0.4, 0.65, 1.0, 1.5, 2.2)}

@@ -76,6 +76,16 @@ def test_denoise_as_noise_starts_at_the_same_noise_whatever_the_schedule(name, m
         assert sigmas[0] == pytest.approx(start_sigma(0.5, table, mode), rel=1e-6)
 
 
+def test_denoise_as_noise_takes_the_shortest_schedule_that_has_enough():
+    table, start = TABLES["sd15_eps"], 1.0
+    for steps in (1, 2, 7, 50):
+        sigmas = cut(SCHEDULES["logsnr"].run, steps, table, 0.5, "sigma")
+        longer = (SCHEDULES["logsnr"].run(total, table) for total in range(steps, 999))
+        assert torch.equal(sigmas[1:], next(run for run in longer if (run < start).sum() >= steps)[-steps:])
+    with pytest.raises(ValueError, match="has no 900 steps; raise it"):
+        cut(SCHEDULES["trailing"].run, 900, table, 0.03, "sigma")
+
+
 def test_half_denoise_as_sigma_is_log_snr_zero():
     assert start_sigma(0.5, TABLES["sd15_eps"], "sigma") == pytest.approx(1)
     assert start_sigma(0.5, TABLES["flow_8"], "sigma") == pytest.approx(0.5)

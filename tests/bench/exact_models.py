@@ -3,35 +3,22 @@
 Runs in the host's Python. A problem is a family (how noise is counted) and one of three models: a power-law
 Gaussian, a mixture of 32 picture-like Gaussians, and that mixture guided with CFG 5 towards 8 of them.
 """
-import importlib.util
 import math
-import os
 import pathlib
 import sys
 
 import numpy as np
 import torch
 
-ROOT = pathlib.Path(__file__).resolve().parents[2]
-sys.path.insert(0, os.environ["COMFYUI_PATH"])
-sys.argv = sys.argv[:1]
-import comfy.options  # noqa: E402
-from comfy.cli_args import args  # noqa: E402
+sys.path.append(str(pathlib.Path(__file__).resolve().parents[1]))
+import in_comfyui  # noqa: F401, I001
+import comfy.k_diffusion.sampling as k_diffusion
+import comfy.model_sampling as ms
+import comfy.samplers
+from comfy_extras import nodes_align_your_steps, nodes_gits, nodes_optimalsteps
+from tweedie_pack.demo import exact
+from tweedie_pack.samplers.solvers import sample_2m, with_safe_start
 
-args.cpu = True
-import comfy.k_diffusion.sampling as k_diffusion  # noqa: E402
-import comfy.model_sampling as ms  # noqa: E402
-import comfy.samplers  # noqa: E402
-from comfy_extras import nodes_align_your_steps, nodes_gits, nodes_optimalsteps  # noqa: E402
-
-spec = importlib.util.spec_from_file_location("tweedie_pack", ROOT / "__init__.py",
-                                              submodule_search_locations=[str(ROOT)])
-sys.modules["tweedie_pack"] = importlib.util.module_from_spec(spec)
-spec.loader.exec_module(sys.modules["tweedie_pack"])
-from tweedie_pack.demo import exact  # noqa: E402
-from tweedie_pack.samplers.solvers import sample_2m, with_safe_start  # noqa: E402
-
-torch.set_num_threads(1)
 MODELS = ("gaussian", "mixture", "guided")
 
 

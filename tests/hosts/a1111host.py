@@ -66,13 +66,17 @@ class Host:
             cwd=path, env={**os.environ, **QUIET}, stdout=self.log, stderr=subprocess.STDOUT)
 
     def __enter__(self) -> Host:
+        return self.wait_for_start(1)
+
+    def wait_for_start(self, number: int) -> Host:
+        """Wait until the host has said `number` times that it is ready: at its start, after each reload."""
         deadline = time.monotonic() + 400
         while time.monotonic() < deadline and self.process.poll() is None:
-            if "Startup time:" in self.said():
+            if self.said().count("Startup time:") >= number:
                 return self
             time.sleep(0.5)
         self.__exit__()
-        raise RuntimeError("the host did not start:\n" + self.said()[-3000:])
+        raise RuntimeError("the host did not start:\n" + self.last_words[-3000:])
 
     def __exit__(self, *_) -> None:
         self.process.kill()

@@ -1,31 +1,19 @@
 """Runs in ComfyUI's Python: the flow nodes on tiny SD3 and Flux models of the host's, as a line of JSON."""
-import importlib.util
 import json
 import os
 import pathlib
 import sys
 
-ROOT = pathlib.Path(__file__).resolve().parents[2]
-sys.path.insert(0, os.environ["COMFYUI_PATH"])
-sys.argv = sys.argv[:1]
-import comfy.options  # noqa: E402
-from comfy.cli_args import args  # noqa: E402
+sys.path.append(str(pathlib.Path(__file__).resolve().parents[1]))
+import in_comfyui  # noqa: F401, I001
+import comfy.model_base
+import comfy.sample
+import comfy.samplers
+import comfy.supported_models
+import torch
+from comfy.model_patcher import ModelPatcher
+from tweedie_pack.nodes import flow, measure, schedules, zero_snr
 
-args.cpu = True
-import comfy.model_base  # noqa: E402
-import comfy.sample  # noqa: E402
-import comfy.samplers  # noqa: E402
-import comfy.supported_models  # noqa: E402
-import torch  # noqa: E402
-from comfy.model_patcher import ModelPatcher  # noqa: E402
-
-spec = importlib.util.spec_from_file_location("tweedie_pack", ROOT / "__init__.py",
-                                              submodule_search_locations=[str(ROOT)])
-sys.modules["tweedie_pack"] = importlib.util.module_from_spec(spec)
-spec.loader.exec_module(sys.modules["tweedie_pack"])
-from tweedie_pack.nodes import flow, measure, schedules, zero_snr  # noqa: E402
-
-torch.set_num_threads(1)
 schedules.register_menus()
 CPU = torch.device("cpu")
 

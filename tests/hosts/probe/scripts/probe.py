@@ -1,5 +1,6 @@
 """An extension that looks at the host: what was sampled, what was left behind, what a paste would do."""
 import hashlib
+import sys
 
 import gradio as gr
 from modules import infotext_utils, script_callbacks, scripts, sd_samplers, shared
@@ -72,6 +73,15 @@ def routes(demo, app):
     @app.get("/probe/names")
     def names(sampler: str, scheduler: str):
         return sd_samplers.get_sampler_and_scheduler(sampler, scheduler)
+
+    @app.post("/probe/reload")
+    def reload(body: dict):
+        shared.state.request_restart()
+        return id(sys.modules["tweedie_pack"])
+
+    @app.get("/probe/package")
+    def package():
+        return id(sys.modules["tweedie_pack"])
 
     @app.get("/probe/axis")
     def axis(label: str):
