@@ -245,7 +245,7 @@ class TweedieSchedules(scripts.Script):
             steps = gr.Slider(minimum=1, maximum=150, step=1, value=20, label="Steps of the curves")
             side = gr.Slider(minimum=64, maximum=4096, step=64, value=1024, label="Pixels along a side")
         button = gr.Button("Draw curves")
-        picture = gr.Image(label="Sigmas", show_label=True, interactive=False)
+        picture = gr.Image(label="Sigmas", show_label=False, interactive=False)
         button.click(fn=preview, inputs=[chosen, steps, side, *controls], outputs=[picture])
 
     def process(self, p, *values) -> None:

@@ -123,6 +123,16 @@ def test_neutral_nodes_equal_the_untouched_host(host, untouched):
     assert host.picture(custom("safe", "normal", safe=safe, normal=normal)) == untouched
 
 
+def test_the_dc_calibrated_start_acts_on_pure_noise_only(host, untouched):
+    def picture(denoise, calibrate):
+        sigmas = node("BasicScheduler", model=["load", 0], scheduler="normal", steps=2, denoise=denoise)
+        return host.picture(custom("safe", "sigmas", sigmas=sigmas,
+                                   safe=node("TweedieSafeFirstStep", sampler=["select", 0], calibrate_dc=calibrate)))
+    assert picture(1.0, True) != untouched
+    assert picture(0.5, True) == picture(0.5, False)
+    assert picture(1.0, False) == untouched
+
+
 def test_flow_shift_follows_the_size_of_the_latent(host):
     shift = node("TweedieFlowShift", model=["load", 0], rule="sqrt", shift=0.0)
     for name, size in (("small", 64), ("large", 128)):
