@@ -11,7 +11,6 @@ from __future__ import annotations
 import importlib.util
 import inspect
 import logging
-import math
 import pathlib
 import sys
 from collections.abc import Callable, Iterable, Iterator
@@ -140,11 +139,3 @@ def load_plugins(folder: pathlib.Path, package: str, registries: dict[str, Regis
             failures.append(f"plugin {name} was not loaded: {error}")
             log.exception("plugin %s was not loaded; the rest is", name)
     return failures
-
-
-def finite(name: str, value: float, low: float = -math.inf) -> float:
-    """Return `value`, or raise ValueError where it is not a finite number above `low`."""
-    if not math.isfinite(value) or value <= low:
-        bound = f" above {low:g}" if low > -math.inf else ""
-        raise ValueError(f"{name} is {value}; give a finite number{bound}")
-    return value

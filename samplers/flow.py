@@ -14,8 +14,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from ..plugin import finite
-from .table import from_edm, is_flow, own_shift, read_span, to_edm
+from .table import finite, from_edm, is_flow, own_shift, read_span, to_edm
 
 Rule = Literal["sqrt", "mu", "mu_raw", "fixed"]
 DenoiseMode = Literal["steps", "sigma", "log_snr"]

@@ -13,9 +13,9 @@ from typing import Annotated
 import torch
 from torch import Tensor
 
-from ..plugin import Range, Registry, finite
+from ..plugin import Range, Registry
 from .flow import MOST_STEPS, shift_edm
-from .table import check_sigmas, check_table, from_edm, is_flow, own_shift, read_span, to_edm
+from .table import check_sigmas, check_table, finite, from_edm, is_flow, own_shift, read_span, to_edm
 
 SCHEDULES = Registry("steps", "table")
 Spacing = Callable[[Tensor, float, float], Tensor]  # (u [n] from 0 to 1, low, high) -> e [n] from high to low

@@ -25,6 +25,14 @@ class Span(NamedTuple):
     flow: bool
 
 
+def finite(name: str, value: float, low: float = -math.inf) -> float:
+    """Return `value`, or raise ValueError where it is not a finite number above `low`."""
+    if not math.isfinite(value) or value <= low:
+        bound = f" above {low:g}" if low > -math.inf else ""
+        raise ValueError(f"{name} is {value}; give a finite number{bound}")
+    return value
+
+
 def check_table(table: Tensor) -> Tensor:
     """Return the table as float64 on the CPU; ValueError unless finite, positive, ascending [T >= 2]."""
     table = torch.as_tensor(table).detach().to("cpu", torch.float64)

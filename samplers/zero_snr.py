@@ -10,8 +10,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from ..plugin import finite
-from .table import check_table
+from .table import check_table, finite
 
 FINAL_ALPHA_BAR = 4.8973451890853435e-08  # in place of 0, as in every host: sigma 4518.76
 WAY_OUT = ("an epsilon model's output says nothing about the picture where no signal is left, so it can't "

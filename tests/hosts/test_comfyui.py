@@ -125,9 +125,9 @@ def test_neutral_nodes_equal_the_untouched_host(host, untouched):
 
 def test_the_dc_calibrated_start_acts_on_pure_noise_only(host, untouched):
     def picture(denoise, calibrate):
-        sigmas = node("BasicScheduler", model=["load", 0], scheduler="normal", steps=2, denoise=denoise)
-        return host.picture(custom("safe", "sigmas", sigmas=sigmas,
-                                   safe=node("TweedieSafeFirstStep", sampler=["select", 0], calibrate_dc=calibrate)))
+        normal = node("BasicScheduler", model=["load", 0], scheduler="normal", steps=2, denoise=denoise)
+        safe = node("TweedieSafeFirstStep", sampler=["select", 0], calibrate_dc=calibrate)
+        return host.picture(custom("safe", "normal", normal=normal, safe=safe))
     assert picture(1.0, True) != untouched
     assert picture(0.5, True) == picture(0.5, False)
     assert picture(1.0, False) == untouched

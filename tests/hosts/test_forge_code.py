@@ -17,13 +17,12 @@ from torch import nn
 from tweedie_pack.samplers import flow
 from tweedie_pack.samplers.schedules import SCHEDULES
 
-pytest.importorskip("gradio", reason="install gradio to test the web UI door")
 FOUND = {name: pathlib.Path(os.environ[f"{name}_PATH"]) for name in ("FORGE", "REFORGE", "NEO")
          if os.environ.get(f"{name}_PATH")}
 if not FOUND:
     pytest.skip("set FORGE_PATH, REFORGE_PATH or NEO_PATH to test on their code", allow_module_level=True)
 STANDINS = [
-    "k_diffusion", "k_diffusion.sampling", "k_diffusion.external", "k_diff", "k_diff.k_diffusion",
+    "gradio", "k_diffusion", "k_diffusion.sampling", "k_diffusion.external", "k_diff", "k_diff.k_diffusion",
     "k_diff.k_diffusion.sampling", "k_diff.k_diffusion.external", "ldm_patched",
     "ldm_patched.k_diffusion", "ldm_patched.k_diffusion.external", "ldm_patched.ldm",
     "ldm_patched.ldm.modules", "ldm_patched.ldm.modules.diffusionmodules",

@@ -52,56 +52,59 @@ def table():
     return ((1 - model.alphas_cumprod) / model.alphas_cumprod).sqrt().double()
 
 
+def read_seen():
+    copy = {key: list(value) for key, value in seen.items()}
+    for value in seen.values():
+        value.clear()
+    return copy
+
+
+def state():
+    digest = hashlib.sha256(table().cpu().numpy().tobytes()).hexdigest()
+    return {"table": digest, "options": dict(shared.opts.data)}
+
+
+def read_table():
+    return table().tolist()
+
+
+def names(sampler: str, scheduler: str):
+    return sd_samplers.get_sampler_and_scheduler(sampler, scheduler)
+
+
+def package():
+    return id(sys.modules["tweedie_pack"])
+
+
+def reload(body: dict):
+    shared.state.request_restart()
+    return package()
+
+
+def axis(label: str):
+    """The grid script's axis of this label in txt2img: its place and its choices."""
+    grid = next(data.module for data in scripts.scripts_data if data.path.endswith("xyz_grid.py"))
+    plain = [option for option in grid.axis_options if not getattr(option, "is_img2img", False)]
+    index, option = next((i, option) for i, option in enumerate(plain) if option.label == label)
+    return {"index": index, "choices": option.choices()}
+
+
+def paste(body: dict):
+    parameters = infotext_utils.parse_generation_parameters(body["text"])
+    values = {}
+    for output, key, *_ in infotext_utils.paste_fields[body["tab"]]["fields"]:
+        value = key(parameters) if callable(key) else parameters.get(key)
+        if isinstance(value, (str, int, float, bool)):
+            values[str(output.label)] = value
+    return values
+
+
 def routes(demo, app):
-    @app.get("/probe/seen")
-    def read():
-        copy = {key: list(value) for key, value in seen.items()}
-        for value in seen.values():
-            value.clear()
-        return copy
-
-    @app.get("/probe/state")
-    def state():
-        sigmas = table()
-        digest = hashlib.sha256(sigmas.cpu().numpy().tobytes()).hexdigest()
-        return {"table": digest, "options": dict(shared.opts.data)}
-
-    @app.get("/probe/table")
-    def read_table():
-        return table().tolist()
-
-    @app.get("/probe/names")
-    def names(sampler: str, scheduler: str):
-        return sd_samplers.get_sampler_and_scheduler(sampler, scheduler)
-
-    @app.post("/probe/reload")
-    def reload(body: dict):
-        shared.state.request_restart()
-        return id(sys.modules["tweedie_pack"])
-
-    @app.get("/probe/package")
-    def package():
-        return id(sys.modules["tweedie_pack"])
-
-    @app.get("/probe/axis")
-    def axis(label: str):
-        """The grid script's axis of this label in txt2img: its place and its choices."""
-        grid = next(data.module for data in scripts.scripts_data if data.path.endswith("xyz_grid.py"))
-        plain = [option for option in grid.axis_options if not getattr(option, "is_img2img", False)]
-        index, option = next((i, option) for i, option in enumerate(plain) if option.label == label)
-        return {"index": index, "choices": option.choices()}
-
-    @app.post("/probe/paste")
-    def paste(body: dict):
-        parameters = infotext_utils.parse_generation_parameters(body["text"])
-        fields = infotext_utils.paste_fields[body["tab"]]["fields"]
-        values = {}
-        for field in fields:
-            output, key = field[0], field[1]
-            value = key(parameters) if callable(key) else parameters.get(key)
-            if isinstance(value, (str, int, float, bool)):
-                values[str(output.label)] = value
-        return values
+    for path, answer in (("seen", read_seen), ("state", state), ("table", read_table), ("names", names),
+                         ("package", package), ("axis", axis)):
+        app.add_api_route(f"/probe/{path}", answer, methods=["GET"])
+    for path, answer in (("reload", reload), ("paste", paste)):
+        app.add_api_route(f"/probe/{path}", answer, methods=["POST"])
 
 
 script_callbacks.on_cfg_denoiser(note)
