@@ -15,7 +15,7 @@ from torch import Tensor
 
 from ..plugin import Range, Registry
 from .flow import MOST_STEPS, shift_edm
-from .table import check_sigmas, check_table, finite, from_edm, is_flow, own_shift, read_span, to_edm
+from .table import Span, check_sigmas, check_table, finite, from_edm, is_flow, own_shift, read_span, to_edm
 
 SCHEDULES = Registry("steps", "table")
 Spacing = Callable[[Tensor, float, float], Tensor]  # (u [n] from 0 to 1, low, high) -> e [n] from high to low
@@ -40,6 +40,15 @@ def check_steps(steps: int) -> int:
     return int(steps)
 
 
+def asked_last(last: float, shift: float, span: Span) -> float:
+    """The e that `shift` moves to the asked-for last sigma; ValueError where that is not below the start."""
+    e = float(to_edm(torch.tensor(last, dtype=torch.float64), span.flow))
+    e = shift_edm(e, 1 / shift, span.cap)
+    if not 0 < e < span.high:
+        raise ValueError(f"last sigma is {last:g}, the schedule starts at {span.top:g}; give a smaller one")
+    return e
+
+
 def finish(nodes: Tensor, steps: int, table: Tensor) -> Tensor:
     """e [steps] -> the host's sigmas [steps + 1]: first at the model's exact maximum, 0 appended, checked."""
     sigmas = torch.cat([from_edm(nodes, is_flow(table)), nodes.new_zeros(1)]).float()
@@ -51,13 +60,7 @@ def lay(steps: int, table: Tensor, spacing: Spacing, last: float, shift: float) 
     """Lay `spacing` over the model's useful range; shift it; see that an asked-for last sigma is met."""
     steps, span = check_steps(steps), read_span(table)
     finite("shift", shift, 0)
-    low = default_last(steps, span.low)
-    if last:
-        e = float(to_edm(torch.tensor(last, dtype=torch.float64), span.flow))
-        low = shift_edm(e, 1 / shift, span.cap)
-    if not 0 < low < span.high:
-        raise ValueError(f"last sigma is {last or low:g}, the schedule starts at {span.top:g}; "
-                         "give a smaller one")
+    low = asked_last(last, shift, span) if last else default_last(steps, span.low)
     nodes = spacing(torch.linspace(0, 1, steps, dtype=torch.float64), low, span.high)
     return finish(shift_edm(nodes, shift, span.cap), steps, table)
 
@@ -161,13 +164,10 @@ def trailing(steps: int, table: Tensor, last: Last = 0.0, shift: Shift = 1.0) ->
     size, log_table = len(table), table.log()
     final = max(size / steps - 1, 0.0)
     if last:
-        e = float(to_edm(torch.tensor(last, dtype=torch.float64), span.flow))
-        low = shift_edm(e, 1 / shift, span.cap)
-        goal = from_edm(torch.tensor(low, dtype=torch.float64), span.flow).log()
+        low = torch.tensor(asked_last(last, shift, span), dtype=torch.float64)
+        goal = from_edm(low, span.flow).log()
         at = int(torch.searchsorted(log_table, goal).clamp(1, size - 1))
         final = float(at - 1 + (goal - log_table[at - 1]) / (log_table[at] - log_table[at - 1]))
-    if not final < size - 1 and steps > 1:
-        raise ValueError(f"last sigma is {last:g}, the schedule starts at {span.top:g}; give a smaller one")
     place = torch.linspace(size - 1, final, steps, dtype=torch.float64)
     at = place.floor().clamp(0, size - 2).long()
     sigmas = (log_table[at] + (place - at) * (log_table[at + 1] - log_table[at])).exp()
@@ -207,9 +207,7 @@ def flow_shift(steps: int, table: Tensor, last: Last = 0.0,
     end = span.cap / (1 + span.cap) if span.cap < math.inf else 1.0
     final = 1 / steps
     if last:
-        e = shift_edm(float(to_edm(torch.tensor(last, dtype=torch.float64), span.flow)), 1 / shift, span.cap)
+        e = asked_last(last, shift, span)
         final = e / (1 + e) / end
-    if not final < 1 and steps > 1:
-        raise ValueError(f"last sigma is {last:g}, the schedule starts at {span.top:g}; give a smaller one")
     t = end * torch.linspace(1, final, steps, dtype=torch.float64)
     return finish(shift_edm(t / (1 - t), shift, span.cap), steps, table)
