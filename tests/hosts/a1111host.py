@@ -13,7 +13,6 @@ import time
 import urllib.error
 import urllib.request
 
-import pytest
 import torch
 from PIL import Image
 
@@ -27,13 +26,6 @@ A1111 = [*FLAGS, "--use-cpu", "all", "--precision", "full", "--no-half"]
 FORGE = [*FLAGS, "--always-cpu", "--all-in-fp32"]
 QUIET = {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1", "GRADIO_ANALYTICS_ENABLED": "False",
          "PYTHONDONTWRITEBYTECODE": "1", "GIT_PYTHON_REFRESH": "quiet"}
-
-
-def need(*names: str) -> list[str]:
-    """The environment variables' values; skips with the names of those that are unset."""
-    if missing := [name for name in names if not os.environ.get(name)]:
-        pytest.skip(f"set {' '.join(missing)} to test on this host", allow_module_level=True)
-    return [os.environ[name] for name in names]
 
 
 def free_port() -> int:

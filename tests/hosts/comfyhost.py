@@ -16,13 +16,10 @@ import time
 import urllib.error
 import urllib.request
 
-import pytest
+from hosts.need import need
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
-CHECKPOINT = os.environ.get("TWEEDIE_SD15")
-MISSING = [name for name in ("COMFYUI_PATH", "COMFYUI_PYTHON", "TWEEDIE_SD15") if not os.environ.get(name)]
-needs_comfyui = pytest.mark.skipif(bool(MISSING),
-                                   reason=f"set {', '.join(MISSING)} to test in a real ComfyUI")
+PATH, PYTHON, CHECKPOINT = need("COMFYUI_PATH", "COMFYUI_PYTHON", "TWEEDIE_SD15")
 SPACES = itertools.count(1)
 
 
@@ -37,11 +34,11 @@ class Server:
         (base / "custom_nodes" / "probe").symlink_to(ROOT / "tests" / "hosts" / "comfy_probe")
         (base / "models" / "checkpoints" / "sd15.safetensors").symlink_to(CHECKPOINT)
         self.base, self.log = base, base / "log.txt"
-        command = [os.environ["COMFYUI_PYTHON"], "main.py", "--cpu", "--listen", "127.0.0.1",
+        command = [PYTHON, "main.py", "--cpu", "--listen", "127.0.0.1",
                    "--port", self.url.rsplit(":")[-1], "--disable-auto-launch",
                    "--base-directory", str(base), "--database-url", "sqlite:///:memory:", *extra]
         environment = os.environ | {"TWEEDIE_PROBE": str(base / "probe"), "OMP_NUM_THREADS": "1"}
-        self.process = subprocess.Popen(command, cwd=os.environ["COMFYUI_PATH"], env=environment,
+        self.process = subprocess.Popen(command, cwd=PATH, env=environment,
                                         start_new_session=True, stdout=self.log.open("w"),
                                         stderr=subprocess.STDOUT)
 

@@ -5,7 +5,8 @@ yaml beside it) say where it is. Any checkpoint will do; a small one makes it qu
 """
 import pytest
 import torch
-from hosts.a1111host import A1111, PACK, PROBE, RUNS, TOP, ZERO_SNR, Host, Refused, draw, near, need, table
+from hosts.a1111host import A1111, PACK, PROBE, RUNS, TOP, ZERO_SNR, Host, Refused, draw, near, table
+from hosts.need import need
 from tweedie_pack.samplers import flow
 from tweedie_pack.samplers.schedules import SCHEDULES
 

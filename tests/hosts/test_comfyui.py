@@ -4,9 +4,8 @@ import time
 import urllib.request
 
 import pytest
-from hosts.comfyhost import needs_comfyui, node, probed, server, txt2img
+from hosts.comfyhost import node, probed, server, txt2img
 
-pytestmark = needs_comfyui
 NAMES = ["karras", "logsnr", "beta", "logit_normal", "laplace", "cosine", "sigmoid", "trailing", "zero_snr",
          "flow_shift"]
 NODES = {"TweedieSchedule", "TweedieZeroTerminalSNR", "TweedieFlowShift", "TweedieSafeFirstStep",

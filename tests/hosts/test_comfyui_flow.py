@@ -5,10 +5,9 @@ import pathlib
 import subprocess
 
 import pytest
+from hosts.need import need
 
-PYTHON = os.environ.get("COMFYUI_PYTHON")
-pytestmark = pytest.mark.skipif(not (os.environ.get("COMFYUI_PATH") and PYTHON),
-                                reason="set COMFYUI_PATH and COMFYUI_PYTHON to test against ComfyUI")
+_, PYTHON = need("COMFYUI_PATH", "COMFYUI_PYTHON")
 
 
 @pytest.fixture(scope="module")

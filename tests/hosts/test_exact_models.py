@@ -1,14 +1,12 @@
 """Exact models under ComfyUI's own samplers and schedules (research T1 to T6), run in the host's Python."""
 import json
-import os
 import pathlib
 import subprocess
 
 import pytest
+from hosts.need import need
 
-PYTHON = os.environ.get("COMFYUI_PYTHON")
-pytestmark = pytest.mark.skipif(not (os.environ.get("COMFYUI_PATH") and PYTHON),
-                                reason="set COMFYUI_PATH and COMFYUI_PYTHON to test against ComfyUI")
+_, PYTHON = need("COMFYUI_PATH", "COMFYUI_PYTHON")
 
 
 @pytest.fixture(scope="module")

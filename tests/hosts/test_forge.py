@@ -5,7 +5,8 @@ their shapes, so it must have SD 1.5's full size) say where it is.
 """
 import pytest
 import torch
-from hosts.a1111host import FORGE, PACK, PROBE, RUNS, TOP, ZERO_SNR, Host, Refused, draw, near, need, table
+from hosts.a1111host import FORGE, PACK, PROBE, RUNS, TOP, ZERO_SNR, Host, Refused, draw, near, table
+from hosts.need import need
 from tweedie_pack.samplers import flow
 from tweedie_pack.samplers.schedules import SCHEDULES
 
