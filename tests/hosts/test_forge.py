@@ -27,16 +27,6 @@ def host(untouched):
         yield host
 
 
-@pytest.fixture
-def clean(host):
-    """Table and options are after the test what they were before it, and no hook is left on a sampler."""
-    host.call("probe/seen")
-    before = host.call("probe/state")
-    yield
-    assert host.call("probe/state") == before
-    assert host.call("probe/seen")["left"] == []
-
-
 @pytest.mark.parametrize("name", RUNS)
 def test_a_neutral_panel_is_the_untouched_host(host, clean, untouched, name):
     assert draw(host, name, False, 0.3, False, "off", 2.5, 0, "steps")[0] == untouched[name]
