@@ -8,7 +8,7 @@ from comfy_api.latest import ComfyExtension, io
 
 from ..plugin import load_plugins
 from ..samplers.schedules import SCHEDULES
-from . import flow, measure, schedules, zero_snr
+from . import flow, measure, schedules, tiny, zero_snr
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 
@@ -21,4 +21,4 @@ class Extension(ComfyExtension):
         schedules.register_menus()
 
     async def get_node_list(self) -> list[type[io.ComfyNode]]:
-        return [*schedules.NODES, *zero_snr.NODES, *flow.NODES, *measure.NODES]
+        return [*schedules.NODES, *zero_snr.NODES, *flow.NODES, *measure.NODES, *tiny.NODES]

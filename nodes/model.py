@@ -33,8 +33,8 @@ def prediction(sampling) -> str:
 def reference_tokens(model, shape: tuple[int, ...]) -> int:
     """Latent positions at the size that the model family was trained for.
 
-    SD1 512x512, SD2 v 768x768, other picture models 1024x1024; video models 832x480 with 81 frames. A video
-    latent of one frame counts as a picture.
+    The pack's tiny model 128x128, SD1 512x512, SD2 v 768x768, other picture models 1024x1024; video models
+    832x480 with 81 frames. A video latent of one frame counts as a picture.
     """
     latent = model.get_model_object("latent_format")
     scale = getattr(latent, "spacial_downscale_ratio", 8)
@@ -44,5 +44,5 @@ def reference_tokens(model, shape: tuple[int, ...]) -> int:
     if type(latent).__name__ == "SD15":
         sd2_v = (isinstance(model.model.model_config, SD20)
                  and prediction(model.get_model_object("model_sampling")) == "v")
-        side = 768 if sd2_v else 512
+        side = getattr(type(model.model.model_config), "tweedie_side", 768 if sd2_v else 512)
     return math.ceil(side / scale) ** 2

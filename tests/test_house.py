@@ -14,7 +14,7 @@ ROOMS = {  # room -> rooms of ours that it may import, and hosts that it may kno
     "plugin.py": (set(), set()),
     "samplers": ({"plugin", "samplers"}, set()),
     "controls": ({"plugin", "controls"}, set()),
-    "nodes": ({"plugin", "samplers", "controls", "nodes"},
+    "nodes": ({"plugin", "samplers", "controls", "nodes", "demo"},
               {"comfy", "comfy_api", "comfy_extras", "folder_paths", "latent_preview"}),
     "extensions_a1111": ({"plugin", "samplers", "controls", "extensions_a1111"},
                          {"modules", "modules_forge", "backend", "ldm_patched", "gradio"}),

@@ -91,10 +91,12 @@ class Server:
     def run(self, graph: dict) -> dict:
         return self.finish(self.queue(graph))
 
-    def picture(self, graph: dict) -> bytes:
-        """The pixels of the graph's only saved picture."""
+    def picture(self, graph: dict, saver: str | None = None) -> bytes:
+        """The pixels of the picture from node `saver`, or of the graph's only one."""
         from PIL import Image
-        image = next(node["images"][0] for node in self.run(graph)["outputs"].values() if "images" in node)
+        outputs = self.run(graph)["outputs"]
+        image = next(node["images"][0] for name, node in outputs.items()
+                     if "images" in node and saver in (None, name))
         query = f"/view?filename={image['filename']}&subfolder={image['subfolder']}&type={image['type']}"
         with urllib.request.urlopen(self.url + query, timeout=60) as answer:
             return Image.open(io.BytesIO(answer.read())).convert("RGB").tobytes()

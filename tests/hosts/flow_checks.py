@@ -4,7 +4,7 @@ import os
 import pathlib
 import sys
 
-sys.path.append(str(pathlib.Path(__file__).resolve().parents[1]))
+sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))
 import in_comfyui  # noqa: F401, I001
 import comfy.model_base
 import comfy.sample
