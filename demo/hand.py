@@ -1,9 +1,10 @@
 """(pose, size, angle, tilt, side) -> joints [21,3] of a hand in pixels, and the depth of its capsules.
 
 Joints are numbered as in MediaPipe and OpenPose: 0 wrist, then four per digit from the thumb to the little
-finger. Lengths are fractions of the hand's length (wrist to tip of the middle finger). Metacarpals: computed
-tomography means of 67.7, 66.1, 58.0 and 52.3 mm; fingers: 63.9, 70.7, 65.5, 53.3 mm, thumb 49.5 mm
-(Chatzioglou et al. 2024), phalanges in the common 2.2 : 1.3 : 1 of a finger's bones.
+finger. Lengths are fractions of the hand's size, which is a little more than from the wrist to the tip of the
+middle finger. Metacarpals have the ratios of computed tomography, 67.7, 66.1, 58.0 and 52.3 mm; fingers those
+of 63.9, 70.7, 65.5 and 53.3 mm beyond the palm's edge (Chatzioglou et al. 2024), which lies past the knuckle,
+so that bones counted from there are longer; phalanges stand as about 2.2 : 1.3 : 1.
 """
 from __future__ import annotations
 

@@ -6,7 +6,6 @@ from __future__ import annotations
 
 import os
 import pathlib
-from collections.abc import Mapping
 
 import torch
 from safetensors.torch import load_file
@@ -91,25 +90,23 @@ def alpha_bar(prediction: str) -> Tensor:
     return (1 / (1 + (rescale_table(sigmas) if prediction == "v" else sigmas)**2)).float()
 
 
-def state(prediction: str, wide: bool = True, folder: pathlib.Path = WEIGHTS) -> State:
-    """A whole Stable Diffusion 1.x checkpoint; `wide` has a CLIP-L, the text encoder that A1111 builds."""
+def state(prediction: str, folder: pathlib.Path = WEIGHTS) -> State:
+    """A whole Stable Diffusion 1.x checkpoint, its text encoder widened to the CLIP-L that A1111 builds."""
     if prediction not in PARAMETERIZATION:
         raise ValueError(f"Tiny model: prediction is {prediction!r}; take v or epsilon")
-    unet, text = read(f"unet_{prediction}", folder), read("text", folder)
-    if wide:
-        unet, text = layout.widen_context(unet), layout.widen_text(text)
-    parts = {"model.diffusion_model.": unet, "first_stage_model.": read("vae", folder),
-             "cond_stage_model.transformer.": text}
+    parts = {"model.diffusion_model.": layout.widen_context(read(f"unet_{prediction}", folder)),
+             "first_stage_model.": read("vae", folder),
+             "cond_stage_model.transformer.": layout.widen_text(read("text", folder))}
     whole = {prefix + name: value for prefix, part in parts.items() for name, value in part.items()}
     marks = {name: torch.zeros(0) for name in ("v_pred", "ztsnr") if prediction == "v"}
     return whole | marks | {"alphas_cumprod": alpha_bar(prediction)}
 
 
-def config(prediction: str, wide: bool = True) -> str:
+def config(prediction: str) -> str:
     """The YAML from which A1111 learns the sizes."""
     vae = "\n".join(f"          {name}: {str(value).lower()}" for name, value in VAE_SIZES.items())
     return CONFIG.format(parameterization=PARAMETERIZATION[prediction], heads=UNET_HEADS, vae=vae,
-                         context=layout.CLIP_WIDTH if wide else layout.WIDTH)
+                         context=layout.CLIP_WIDTH)
 
 
 def replace(path: pathlib.Path, content: bytes) -> pathlib.Path:
@@ -125,27 +122,9 @@ def replace(path: pathlib.Path, content: bytes) -> pathlib.Path:
     return path
 
 
-def save(path: pathlib.Path, tensors: Mapping[str, Tensor]) -> pathlib.Path:
-    whole = {name: value.contiguous() for name, value in tensors.items()}
-    return replace(path, to_bytes(whole, {"format": "pt"}))
-
-
-def write(folder: pathlib.Path, prediction: str, wide: bool = True,
-          weights: pathlib.Path = WEIGHTS) -> pathlib.Path:
+def write(folder: pathlib.Path, prediction: str, weights: pathlib.Path = WEIGHTS) -> pathlib.Path:
     """Write tweedie_tiny_v or _epsilon, .yaml and .safetensors, into a host's folder of checkpoints."""
     path = pathlib.Path(folder) / f"tweedie_tiny_{prediction}.safetensors"
-    whole = state(prediction, wide, weights)
-    replace(path.with_suffix(".yaml"), config(prediction, wide).encode())
-    return save(path, whole)
-
-
-def write_controls(folder: pathlib.Path, wide: bool = True,
-                   weights: pathlib.Path = WEIGHTS) -> list[pathlib.Path]:
-    """Write both ControlNets in the layout of the released ones, tweedie_tiny_edges and _depth."""
-    paths = []
-    for name in ("edges", "depth"):
-        part = layout.pad_hint(read(f"control_{name}", weights))
-        whole = layout.widen_context(part) if wide else part
-        paths.append(save(pathlib.Path(folder) / f"tweedie_tiny_{name}.safetensors",
-                          {f"control_model.{key}": value for key, value in whole.items()}))
-    return paths
+    whole = {name: value.contiguous() for name, value in state(prediction, weights).items()}
+    replace(path.with_suffix(".yaml"), config(prediction).encode())
+    return replace(path, to_bytes(whole, {"format": "pt"}))
