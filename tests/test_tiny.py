@@ -150,3 +150,52 @@ def test_a_write_that_fails_leaves_the_old_file(tmp_path, monkeypatch):
     with pytest.raises(OSError, match="disk full"):
         checkpoint.replace(path, b"new")
     assert path.read_bytes() == b"old" and list(tmp_path.iterdir()) == [path]
+
+
+def test_captions_become_tokens_and_other_words_are_refused():
+    from tweedie_pack.demo.tiny.words import tokenize
+    ids = tokenize(["a red circle, black background", ""])
+    assert ids.shape == (2, 77)
+    assert ids[0, :8].tolist() == [49406, 320, 736, 7117, 267, 1449, 5994, 49407]
+    assert ids[1].tolist() == [49406] + [49407] * 76
+    with pytest.raises(ValueError, match=r"cat, dog in 'a dog, a cat' is not among this world's words"):
+        tokenize(["a dog, a cat"])
+    with pytest.raises(ValueError, match="76 words, at most 75 fit"):
+        tokenize(["red " * 76])
+
+
+def test_training_resumes_where_it_stopped(tmp_path, monkeypatch):
+    from tweedie_pack.demo.tiny import fit
+    monkeypatch.setattr(fit, "SAVE_EVERY", 3)
+
+    def train(name, stop=None):
+        torch.manual_seed(0)
+        net = torch.nn.Sequential(torch.nn.Conv2d(2, 4, 3), torch.nn.Conv2d(4, 2, 3))
+
+        def loss(step, generator):
+            if step == stop:
+                raise KeyboardInterrupt
+            return net(torch.randn(2, 2, 8, 8, generator=generator)).square().mean()
+        fit.fit(fit.Job(tmp_path, "cpu", 0, 1), name, fit.Plan(8, 2, 0.01, ("0.weight",)), net, loss)
+        return net.state_dict()
+    whole = train("whole")
+    with pytest.raises(KeyboardInterrupt):
+        train("halves", stop=5)
+    assert torch.load(tmp_path / "halves.pt", weights_only=True)["step"] == 3
+    assert same(train("halves"), whole)
+
+
+def test_the_shipped_model_paints_what_it_is_asked():
+    from tweedie_pack.demo.reader import judge
+    from tweedie_pack.demo.sampling import sample
+    from tweedie_pack.demo.tiny.model import decode, guide, load
+    from tweedie_pack.demo.world import Scene, Shape
+    from tweedie_pack.samplers.recommend import recommended
+    model = load("v")
+    scene = Scene((Shape("ring", "blue", "on the left", 36, 64, 28, 0),), "yellow")
+    sigmas = recommended(10, model.table, "multistep")
+    noise = torch.randn(1, 4, 16, 16, generator=torch.Generator().manual_seed(0))
+    denoise = guide(model, [scene.caption], 4.0)
+    picture = decode(model, sample("DPM-Solver++ 2M", denoise, sigmas[0] * noise, sigmas))
+    assert all(judge(scene, picture[0]).values())
+    assert not judge(Scene(scene.subjects, "red"), picture[0])["background"]

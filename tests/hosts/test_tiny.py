@@ -11,6 +11,7 @@ from tiny_nets import RED_BALL, decode, encode, sample, save_nets, simple_schedu
 from tweedie_pack.demo.sampling import sample as run
 from tweedie_pack.demo.tiny import checkpoint
 from tweedie_pack.demo.tiny import model as demo
+from tweedie_pack.demo.tiny.words import IDS
 
 _, PYTHON = need("COMFYUI_PATH", "COMFYUI_PYTHON")
 PREDICTIONS = {"v": "v, zero terminal SNR", "epsilon": "epsilon"}
@@ -79,6 +80,7 @@ def test_a_controlnet_alone_and_on_the_unet(nets, host, control):
 @torch.inference_mode()
 def test_the_text_encoder_and_the_vae(nets, host):
     assert host[0]["tokens"].tolist() == RED_BALL + [49407] * 73
+    assert host[1]["words"] == IDS
     equal(host[0]["text"], encode(nets[1], RED_BALL))
     equal(host[0]["encoded"], nets[1]["vae"].encode(2 * GIVEN["hint"] - 1).latent_dist.mean)
     equal(host[0]["decoded"].movedim(-1, 1), decode(nets[1], GIVEN["noise"]))

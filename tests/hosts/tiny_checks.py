@@ -10,6 +10,7 @@ import comfy.sample
 import torch
 from safetensors.torch import load_file, save_file
 from tweedie_pack.demo.tiny.checkpoint import read
+from tweedie_pack.demo.tiny.words import IDS
 from tweedie_pack.nodes import tiny
 from tweedie_pack.nodes.model import prediction as predicts
 
@@ -42,6 +43,7 @@ with torch.inference_mode():
         out[f"unet_{name}"] = tiny.load_model("v").model.diffusion_model(
             x, t, context=given["context"], control=parts)
     out["text"] = good
+    facts["words"] = {word: int(clip.tokenize(word)["l"][0][1][0]) for word in IDS}
     out["tokens"] = torch.tensor([token for token, _ in clip.tokenize("a red ball")["l"][0]])
     out["encoded"], out["decoded"] = vae.encode(given["hint"].movedim(1, -1)), vae.decode(given["noise"])
 save_file({name: value.contiguous().clone() for name, value in out.items()}, answers)
