@@ -1,15 +1,18 @@
-"""python -m tweedie_pack demo | doctor: the pack without a host."""
+"""python -m tweedie_pack demo | doctor | checkpoint: the pack without a host."""
 from __future__ import annotations
 
 import argparse
+import os
 import pathlib
 import platform
 import sys
+import time
 from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
 
 OUT = pathlib.Path(__file__).parent / "demo" / "out"
-EXTRAS = ("diffusers", "kornia", "opencv-python", "ultralytics", "einops")
+EXTRAS = ("diffusers", "transformers", "kornia", "opencv-python", "ultralytics", "einops")
+NEEDED = ("diffusers", "transformers")  # by the demo
 COUNTS = (5, 8, 12, 20)
 
 
@@ -21,18 +24,33 @@ def installed(package: str) -> str:
 
 
 def run_demo(out: pathlib.Path, seed: int, noises: int) -> int:
-    """Sample the exact model and write the page; 1 where diffusers is missing."""
-    if find_spec("diffusers") is None:
-        print("The demo samples with diffusers, which is missing; run: pip install diffusers",
-              file=sys.stderr)
+    """Sample the tiny model and the exact one, write the page; 1 where a library or weights are missing."""
+    began = time.perf_counter()
+    if missing := [name for name in NEEDED if find_spec(name) is None]:
+        print(f"The demo needs {' and '.join(missing)}, not installed here; "
+              f"run: pip install {' '.join(missing)}", file=sys.stderr)
         return 1
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # threads that spin starve each other on busy cores
     import torch
 
     from .demo.page import write_page
     from .demo.sampling import make_report
-    torch.set_num_threads(1)  # the matrices are small: on shared cores more threads are slower
-    report = make_report(seed, noises, COUNTS, say=lambda line: print(line, flush=True))
-    print(f"wrote {write_page(out, report)}")
+    from .demo.show import Settings, list_settings, load_models, show
+
+    def say(line: str) -> None:
+        print(f"{time.perf_counter() - began:4.0f} s  {line}", flush=True)
+    torch.set_num_threads(min(2, os.cpu_count() or 1))
+    try:
+        models = load_models()
+    except FileNotFoundError as error:
+        print(error, file=sys.stderr)
+        return 1
+    chosen = Settings(seed)
+    settings, sections = list_settings(models, chosen), list(show(models, chosen, say))
+    torch.set_num_threads(1)  # the exact model's matrices are small: more threads are slower
+    report = make_report(seed, noises, COUNTS, say)
+    settings["Took"] = f"{time.perf_counter() - began:.0f} seconds, from import to the last number"
+    print(f"wrote {write_page(out, sections, report, settings)}")
     return 0
 
 
@@ -59,17 +77,33 @@ def run_doctor() -> int:
     return min(failures, 1)
 
 
+def write_checkpoints(folder: pathlib.Path) -> int:
+    """Both checkpoints of the tiny model and their YAMLs; 1 where the folder or weights are missing."""
+    from .demo.tiny.checkpoint import PARAMETERIZATION, write
+    try:
+        for prediction in PARAMETERIZATION:
+            print(f"wrote {write(folder, prediction)}")
+    except OSError as error:
+        print(error, file=sys.stderr)
+        return 1
+    return 0
+
+
 def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="tweedie", description=__doc__)
     commands = parser.add_subparsers(dest="command", required=True)
     demo = commands.add_parser(
-        "demo", help="sample a model whose answer is known and write a page of pictures")
+        "demo", help="paint with a tiny model, off and on, and write a page of pictures")
     demo.add_argument("--out", type=pathlib.Path, default=OUT, help="folder for index.html and its pictures")
     demo.add_argument("--seed", type=int, default=0)
     demo.add_argument("--noises", type=int, default=1,
-                      help="starts for each caption; more are slower and surer")
+                      help="starts of the exact model for each caption; more are surer")
     commands.add_parser("doctor", help="say what is installed and check every schedule")
+    checkpoint = commands.add_parser("checkpoint", help="write the tiny model's checkpoints for A1111")
+    checkpoint.add_argument("folder", type=pathlib.Path, help="the host's folder of checkpoints")
     chosen = parser.parse_args(arguments)
+    if chosen.command == "checkpoint":
+        return write_checkpoints(chosen.folder)
     return run_doctor() if chosen.command == "doctor" else run_demo(chosen.out, chosen.seed, chosen.noises)
 
 

@@ -1,4 +1,4 @@
-"""paint(seed, variants) -> pictures [K,3,96,96] in -1..1, captions [K]: the small world of the demo.
+"""paint(seed, variants) -> pictures [K,3,96,96] in -1..1, captions [K]: the world of the exact model.
 
 Everything is drawn here with Pillow, four times larger and reduced. A painter gets an `Easel`, whose
 coordinates run from 0 to 1 (x to the right, y down), and a source of randomness for its variants.

@@ -1,4 +1,6 @@
 """The demo's numbers are what they are said to be: model, samplers, end point, law, page."""
+import base64
+import itertools
 import math
 import re
 
@@ -65,6 +67,20 @@ def test_library_2m_is_ours(world, denoise):
     assert float((sampling.sample("DPM-Solver++ 2M", denoise, start, sigmas) - ours).abs().max()) < 1e-5
 
 
+def test_coefficients_end_where_pictures_do(world, denoise):
+    pytest.importorskip("diffusers")
+    _, captions, model, table = world
+    weights = torch.stack([gallery.only(captions, caption) for caption in ("a red ball", "mountains")])
+    turned = exact.guided(sampling.Coefficients(model), sampling.SCALE, weights)
+    sigmas = SCHEDULES["karras"](6, table)
+    start = float(sigmas[0]) * sampling.pure_noise(2, 1)
+    picture = sampling.sample("Euler", denoise, start, sigmas)
+    found = sampling.sample("Euler", turned, model.dct(start), sigmas)
+    assert float((model.inverse_dct(found) - picture).abs().max()) < 1e-4
+    assert sampling.relative_error(found, model.dct(start)).tolist() == pytest.approx(
+        sampling.relative_error(picture, start).tolist(), rel=1e-4)
+
+
 @pytest.mark.parametrize("sampler", sampling.SAMPLERS)
 def test_every_schedule_is_truly_visited(world, denoise, sampler):
     pytest.importorskip("diffusers")
@@ -112,25 +128,124 @@ def test_brightness_follows_the_law(world):
         found["rescaled to zero terminal SNR", "pure black"].law)
 
 
-def test_demo_writes_a_page_that_stands_alone(tmp_path):
+@pytest.fixture(scope="module")
+def models():
+    """The tiny model's networks with random weights."""
     pytest.importorskip("diffusers")
-    lines = []
+    pytest.importorskip("transformers")
+    from tiny_nets import new_nets
+    from tweedie_pack.demo.show import Models
+    from tweedie_pack.demo.tiny.model import Tiny
+    made, (ordinary, rescaled, _) = new_nets(), sampling.standard_tables().values()
+    return Models(Tiny(made["vae"], made["text"], made["unet_v"], rescaled, True),
+                  Tiny(made["vae"], made["text"], made["unet_epsilon"], ordinary, False),
+                  {hint: made[f"control_{hint}"] for hint in ("edges", "depth")})
+
+
+@pytest.fixture(scope="module")
+def shown(models):
+    """Sections of few steps, what was said, and for each picture the noise it began with."""
+    from tweedie_pack.demo import show
+    said, noises = [], []
+
+    def watch(sampler, denoise, start, sigmas):
+        noises.append(start / float(sigmas[0]))
+        return sampling.sample(sampler, denoise, start, sigmas)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(show, "sample", watch)
+        sections = list(show.show(models, show.Settings(steps=2, few=3, many=4, columns=2), said.append))
+    return sections, said, noises
+
+
+def test_sections_set_off_against_on_from_the_same_noise(shown):
+    sections, said, noises = shown
+    states = [[row.state for row in section.rows] for section in sections]
+    assert states == [["", "", ""], ["off", "on", "on"], ["off", "on", "on", "on"],
+                      ["", "off", "off", "on", "on", "on"], ["", "off", "on"], ["", "off", "on"]]
+    assert len(noises) == len(said) == 1 + 3 + 4 + 6 + 2 + 2
+    calibrated = (noises[2], noises[5])  # these alone have channel means of their own
+    for part in (noises[1:4], noises[4:8], noises[8:14], noises[14:16], noises[16:18]):
+        for noise in part:
+            own = any(noise is other for other in calibrated)
+            off = (noise - part[0]).std((2, 3)) if own else noise - part[0]
+            assert float(off.abs().max()) < 1e-5
+            assert not own or float((noise - part[0]).abs().max()) > 1e-3
+
+
+def test_sections_are_whole_and_rows_differ(shown):
+    for section in shown[0]:
+        assert section.title and section.text and len(section.captions) in (0, 2)
+        for row in section.rows:
+            assert row.pictures.shape == (2, 3, 128, 128) and len(row.notes) == 2
+            assert 0 <= float(row.pictures.min()) < float(row.pictures.max()) <= 1
+        for first, second in itertools.combinations(section.rows, 2):
+            assert float((first.pictures - second.pictures).abs().max()) > 1e-3, section.title
+    assert shown[0][0].rows[0].notes[0] == "a red circle on the left, white background"
+    assert list(shown[0][3].curves) == [row.label for row in shown[0][3].rows[1:]]
+
+
+def test_notes_are_measured_in_the_pictures(shown):
+    _, tones, guided, schedules, edges, _ = shown[0]
+    for row in (*tones.rows, *guided.rows):
+        for goal, picture, note in zip((0, 1), row.pictures, row.notes, strict=True):
+            frame = picture.clone()
+            frame[:, 8:-8, 8:-8] = math.nan
+            assert note == f"{float(frame.nanmean()):.2f}, asked {goal}"
+    for row in schedules.rows[1:]:
+        for best, picture, note in zip(schedules.rows[0].pictures, row.pictures, row.notes, strict=True):
+            assert note == sampling.percent(float(torch.nn.functional.mse_loss(picture, best)) ** 0.5)
+    assert all(re.fullmatch(r"overlap \d+\.\d %", note) for row in edges.rows[1:] for note in row.notes)
+
+
+def test_overlap_is_whole_for_what_was_drawn(models):
+    from tweedie_pack.demo import show
+    drawn = [show.draw(scene) for scene in show.control_scenes(0, 8)]
+    pictures, depth = (torch.stack(part) for part in list(zip(*drawn, strict=True))[:2])
+    assert float(show.overlap(pictures, depth).min()) > 0.93
+    assert float(show.overlap(pictures, depth.roll(1, 0)).max()) < 0.9
+    assert not bool(show.overlap(torch.ones_like(pictures), depth).any())
+
+
+def test_a_control_that_adds_nothing_is_the_plain_guidance(models):
+    from tweedie_pack.demo import show
+    from tweedie_pack.demo.tiny import nets
+    captions, x = [show.SHAPES[0]], show.pure_noise(1, 0)
+    fresh = nets.new_controlnet(models.v.unet)
+    hints = torch.rand(1, 1, 128, 128)
+    for sigma in (4000.0, 0.3):
+        plain = show.guide(models.v, captions, 5.0)(sigma * x, sigma)
+        neutral, random = (show.guide(models.v, captions, 5.0, 0.0, control, hints)(sigma * x, sigma)
+                           for control in (fresh, models.controls["edges"]))
+        assert torch.equal(neutral, plain) and not torch.allclose(random, plain)
+
+
+def test_captions_are_of_the_world(models):
+    from tweedie_pack.demo import show
+    from tweedie_pack.demo.tiny.words import tokenize
+    for captions in (show.SHAPES, show.PAIRS, show.HANDS, show.PLAIN, show.MIXED):
+        assert len(tokenize(captions)) == len(set(captions)) == show.Settings().columns
+
+
+def test_demo_writes_a_page_that_stands_alone(shown, tmp_path):
+    sections, lines = shown[0], []
     report = sampling.make_report(0, 1, (2,), lines.append, variants=1, fine=8)
-    path = page.write_page(tmp_path / "out", report, curve_steps=5)
+    path = page.write_page(tmp_path / "out", sections, report, {"Seed": "0 & <1>"}, curve_steps=5)
     text = path.read_text(encoding="utf-8")
-    images = re.findall(r'<img src="([^"]+)" alt="[^"]+"', text)
-    assert images and text.count("<img") == len(images)
-    assert {image for image in images} == {file.name for file in path.parent.glob("*.png")}
-    assert "http" not in text and "<script" not in text
-    for plugin in SCHEDULES.values():
-        assert text.count(f"<h4>{plugin.label}</h4>") == 2 and any(plugin.label in line for line in lines)
+    images = re.findall(r'<img src="data:image/png;base64,([^"]+)" alt="[^"]+"', text)
+    written = sorted(file.read_bytes() for file in path.parent.glob("*.png"))
+    assert sorted(base64.b64decode(image) for image in images) == written
+    assert len(images) == 2 * (3 + 3 + 4 + 6 + 3 + 3) + len(gallery.PAINTERS) + 1 + 3
+    rest = re.sub(r"base64,[^\"]+", "", text)
+    assert rest.count("<img") == rest.count("src=") == len(images) and "url(" not in rest
+    assert "http" not in rest and "<script" not in rest and "0 &amp; &lt;1&gt;" in rest
+    assert set(re.findall(r'href="#(\w+)"', rest)) == set(re.findall(r'<section id="(\w+)"', rest))
+    for section in sections:
+        assert f"<h2>{section.title}</h2>" in rest
+        for row in section.rows:
+            assert row.label in rest and all(note in rest for note in row.notes)
     for run in report.runs:
-        assert page.percent(float(run.errors[0])) in text
-
-
-def test_row_of_pictures_keeps_their_order():
-    row = page.to_row(torch.stack([torch.full((3, 2, 2), -1.0), torch.full((3, 2, 2), 1.0)]))
-    assert row.shape == (2, 4, 3) and bool((row[:, :2] == 0).all()) and bool((row[:, 2:] == 1).all())
+        assert sampling.percent(float(run.errors.median())) in rest
+        assert any(run.schedule in line for line in lines)
 
 
 def test_doctor_checks_every_schedule(capsys):
@@ -138,7 +253,18 @@ def test_doctor_checks_every_schedule(capsys):
     assert f"{len(SCHEDULES)} schedules checked, 0 failures" in capsys.readouterr().out
 
 
-def test_demo_without_diffusers_says_what_to_do(monkeypatch, capsys, tmp_path):
+def test_demo_without_its_libraries_says_what_to_do(monkeypatch, capsys, tmp_path):
     monkeypatch.setattr(command, "find_spec", lambda name: None)
     assert command.main(["demo", "--out", str(tmp_path)]) == 1
-    assert "pip install diffusers" in capsys.readouterr().err
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1 and "pip install diffusers transformers" in error
+
+
+def test_demo_without_weights_says_which(models, monkeypatch, capsys, tmp_path):
+    from tweedie_pack.demo.tiny import checkpoint, model
+    monkeypatch.setattr(model, "read", lambda name: checkpoint.read(name, tmp_path))
+    threads = torch.get_num_threads()
+    assert command.main(["demo", "--out", str(tmp_path)]) == 1
+    torch.set_num_threads(threads)
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1 and ".safetensors is missing" in error and not list(tmp_path.iterdir())
