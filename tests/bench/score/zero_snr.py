@@ -18,11 +18,14 @@ from .work import DECODED, GUIDANCE, SAMPLER, STEPS, batches, model, noise, shar
 
 BORDER = 6  # pixels
 TARGETS = {"black": 0.0, "white": 1.0}
+CASES = {  # column -> background and guidance
+    "black": ("black", GUIDANCE), "white": ("white", GUIDANCE),
+    "black, guidance 1": ("black", 1.0), "white, guidance 1": ("white", 1.0)}
 FLOOR = "clean pictures through the VAE"
 ABOUT = (
     "Captions ask for one shape on a black or a white background; the error is how far the mean of the "
     f"border (outer {BORDER} pixels) is from 0 or 1. {SAMPLER}, {STEPS} steps, recommended schedule, "
-    f"guidance {GUIDANCE:g}, the same captions and noise for every line.")
+    f"guidance {GUIDANCE:g} unless said, the same captions and noise for every line.")
 
 
 class Way(NamedTuple):
@@ -64,13 +67,13 @@ def border(tiny: Tiny, latents: Tensor, background: str) -> tuple[list[float], l
     return (band.clamp(0, 1).mean(1) - aim).abs().tolist(), (band.mean(1) - aim).tolist()
 
 
-def run(name: str, background: str, seeds: range) -> tuple[list[float], list[float]]:
-    way = WAYS[name]
+def run(name: str, case: str, seeds: range) -> tuple[list[float], list[float]]:
+    way, (background, guidance) = WAYS[name], CASES[case]
     tiny = model(way.prediction)
     if not way.told:  # such a host takes alpha, sigma and time from the ordinary table
         tiny = tiny._replace(table=stable_diffusion_table())
     sigmas = recommended(STEPS, tiny.table, "multistep")
-    denoise = guide(tiny, [draft(seed, background).caption for seed in seeds], GUIDANCE, way.phi)
+    denoise = guide(tiny, [draft(seed, background).caption for seed in seeds], guidance, way.phi)
     top = float(sigmas[0])
     start = top * noise(seeds)
     if way.calibrated:
@@ -79,25 +82,24 @@ def run(name: str, background: str, seeds: range) -> tuple[list[float], list[flo
 
 
 @torch.no_grad()
-def run_floor(background: str, seeds: range) -> tuple[list[float], list[float]]:
-    tiny = model("v")
+def run_floor(case: str, seeds: range) -> tuple[list[float], list[float]]:
+    tiny, (background, _) = model("v"), CASES[case]
     clean = torch.stack([draw(draft(seed, background)).image for seed in seeds])
     latents = torch.cat([tiny.vae.encode(2 * part - 1).latent_dist.mean for part in clean.split(DECODED)])
     return border(tiny, latents * nets.SCALE, background)
 
 
 def measure(seeds: int) -> Result:
-    tasks = [(name, background, part) for name in WAYS for background in TARGETS for part in batches(seeds)]
-    floor = [(background, part) for background in TARGETS for part in batches(seeds)]
+    tasks = [(name, case, part) for name in WAYS for case in CASES for part in batches(seeds)]
+    floor = [(case, part) for case in CASES for part in batches(seeds)]
     errors: dict = {}
     signed: dict = {}
     done = zip([*tasks, *((FLOOR, *task) for task in floor)],
                share(run, tasks, "black and white") + share(run_floor, floor, "floor"), strict=True)
-    for (name, background, _), (error, sign) in done:
-        errors.setdefault((name, background), []).extend(error)
-        signed.setdefault((name, background), []).extend(sign)
-    compare = [((ours, background), (baseline, background))
-               for ours, baseline in BASELINES for background in TARGETS]
+    for (name, case, _), (error, sign) in done:
+        errors.setdefault((name, case), []).extend(error)
+        signed.setdefault((name, case), []).extend(sign)
+    compare = [((ours, case), (baseline, case)) for ours, baseline in BASELINES for case in CASES]
     return Result(ABOUT, [
         Table("Brightness error", "distance from 0 or 1", errors, better="lower", compare=compare,
               places=4),
