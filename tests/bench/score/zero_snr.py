@@ -20,7 +20,7 @@ BORDER = 6  # pixels
 TARGETS = {"black": 0.0, "white": 1.0}
 CASES = {  # column -> background and guidance
     "black": ("black", GUIDANCE), "white": ("white", GUIDANCE),
-    "black, guidance 1": ("black", 1.0), "white, guidance 1": ("white", 1.0)}
+    "black, no CFG": ("black", 1.0), "white, no CFG": ("white", 1.0)}
 FLOOR = "clean pictures through the VAE"
 ABOUT = (
     "Captions ask for one shape on a black or a white background; the error is how far the mean of the "
