@@ -75,6 +75,26 @@ def read_span(table: Tensor) -> Span:
     return Span(low, end, end, top, flow)
 
 
+def sigma_at(table: Tensor, percent: float) -> float:
+    """The sigma where this share of the model's time is over, 0..1, as ComfyUI counts; infinite at 0.
+
+    Time runs evenly over the table's entries: log sigma is linear between them, of a flow model sigma itself,
+    whose time 1 is sigma 1.
+    """
+    table = check_table(table)
+    if is_flow(table):
+        table = torch.cat([table.new_zeros(1), table])
+    if percent <= 0:
+        return 1.0 if is_flow(table) else math.inf
+    if percent >= 1:
+        return 0.0
+    at = (1 - percent) * (len(table) - 1)
+    low = min(int(at), len(table) - 2)
+    if is_flow(table):
+        return float(torch.lerp(table[low], table[low + 1], at - low))
+    return float(torch.lerp(table[low].log(), table[low + 1].log(), at - low).exp())
+
+
 def own_shift(table: Tensor) -> float:
     """The shift that a flow table was made with: e at its middle time; for other families the median e."""
     table = check_table(table)
