@@ -76,18 +76,24 @@ def conduct(steps: Edges, tau2: Tensor) -> Edges:
 def solve(right: Tensor, conductances: Edges, degree: Tensor, ridge: float, iterations: int) -> Tensor:
     """(L + ridge Deg) x = right by Chebyshev's iteration (Golub & Varga 1961), scaled by the degrees.
 
-    The scaled matrix has its eigenvalues within ridge..2 + ridge, so no inner product is needed.
+    Scaled, L x is each node less the mean of its neighbours, and the eigenvalues lie within ridge..2 + ridge,
+    so no inner product is needed.
     """
     middle, half = 1 + ridge, 1.0
     rho, inverse = half / middle, 1 / degree
+    shares = [(c * first, c * second) for c, axis in zip(conductances, axes_of(conductances), strict=True)
+              for first, second in [ends(inverse, axis)]]
     residual = right * inverse
     x, step = torch.zeros_like(right), residual / middle
     for _ in range(iterations):
         x = x + step
-        flow = [c * d for c, d in zip(conductances, differences(step, len(conductances)), strict=True)]
-        residual = residual - inverse * divergence(flow, step) - ridge * step
+        residual = residual.sub(step, alpha=1 + ridge)
+        for (of_second, of_first), axis in zip(shares, axes_of(conductances), strict=True):
+            (at_first, at_second), (first, second) = ends(residual, axis), ends(step, axis)
+            at_first.addcmul_(of_second, second)
+            at_second.addcmul_(of_first, first)
         following = 1 / (2 * middle / half - rho)
-        step = following * rho * step + 2 * following / half * residual
+        step = (following * rho * step).add(residual, alpha=2 * following / half)
         rho = following
     return x
 

@@ -1,7 +1,7 @@
 """MAPS: (delta, guided, uncond [B,C,*S], seed) -> what to add to guidance's weight 1 at each cell [B,1,*S].
 
 A map is 0 where guidance stays as it is and `amount` times 0..2 elsewhere; spectral.keep takes back the
-energy that it adds, so maps move guidance from place to place. Maps and their use are ours; see resistance.py.
+energy that it adds, so maps move guidance from place to place. The maps are ours; see resistance.py.
 """
 from __future__ import annotations
 
