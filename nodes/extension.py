@@ -8,7 +8,9 @@ from comfy_api.latest import ComfyExtension, io
 
 from ..plugin import load_plugins
 from ..samplers.schedules import SCHEDULES
-from . import flow, measure, schedules, tiny, zero_snr
+from ..samplers.spectral import BANDS
+from ..samplers.structure import MAPS
+from . import flow, measure, probe, schedules, spectral, tiny, zero_snr
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 
@@ -16,9 +18,10 @@ ROOT = pathlib.Path(__file__).resolve().parents[1]
 class Extension(ComfyExtension):
     async def on_load(self) -> None:
         package = __package__.rpartition(".")[0]
-        load_plugins(ROOT / "plugins", package, {"SCHEDULES": SCHEDULES},
+        load_plugins(ROOT / "plugins", package, {"SCHEDULES": SCHEDULES, "BANDS": BANDS, "MAPS": MAPS},
                      entry_points(group="tweedie_pack.plugins"))
         schedules.register_menus()
 
     async def get_node_list(self) -> list[type[io.ComfyNode]]:
-        return [*schedules.NODES, *zero_snr.NODES, *flow.NODES, *measure.NODES, *tiny.NODES]
+        return [*schedules.NODES, *zero_snr.NODES, *flow.NODES, *measure.NODES, *spectral.NODES,
+                *probe.NODES, *tiny.NODES]

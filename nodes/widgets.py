@@ -16,10 +16,13 @@ def widget(knob: Knob) -> io.Input:
                         step=knob.range.step, tooltip=knob.range.tip)
 
 
+def options(choices: dict[str, list[io.Input]]) -> list[io.DynamicCombo.Option]:
+    return [io.DynamicCombo.Option(name, inputs) for name, inputs in choices.items()]
+
+
 def chooser(id: str, registry: Registry, tooltip: str) -> io.Input:
-    options = [io.DynamicCombo.Option(plugin.id, [widget(knob) for knob in plugin.knobs])
-               for plugin in registry.values()]
-    return io.DynamicCombo.Input(id, options=options, tooltip=tooltip)
+    choices = {plugin.id: [widget(knob) for knob in plugin.knobs] for plugin in registry.values()}
+    return io.DynamicCombo.Input(id, options=options(choices), tooltip=tooltip)
 
 
 def choose(registry: Registry, value: dict, name: str):

@@ -6,44 +6,13 @@ import sys
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))
 import in_comfyui  # noqa: F401, I001
-import comfy.model_base
 import comfy.sample
 import comfy.samplers
-import comfy.supported_models
 import torch
-from comfy.model_patcher import ModelPatcher
+from hosts.tiny_families import MODELS, conditioning
 from tweedie_pack.nodes import flow, measure, schedules, zero_snr
 
 schedules.register_menus()
-CPU = torch.device("cpu")
-
-
-def small(config, base, **unet):
-    """A ModelPatcher on a randomly filled model of the host's class, some ten thousand parameters."""
-    unet |= {"in_channels": 16, "out_channels": 16, "patch_size": 2, "dtype": torch.float32}
-    settings = config({"image_model": None, **unet})
-    settings.unet_config, settings.manual_cast_dtype = unet, None
-    model = base(settings, device="cpu")
-    generator = torch.Generator().manual_seed(0)
-    with torch.no_grad():
-        for parameter in model.parameters():
-            parameter.copy_(torch.randn(parameter.shape, generator=generator) * 0.05)
-    return ModelPatcher(model, CPU, CPU)
-
-
-MODELS = {
-    "sd3": (lambda: small(
-        comfy.supported_models.SD3, comfy.model_base.SD3, depth=2, input_size=None, adm_in_channels=8,
-        num_patches=64 * 64, pos_embed_max_size=64, qk_norm=None, x_block_self_attn_layers=[],
-        context_embedder_config={"target": "torch.nn.Linear",
-                                 "params": {"in_features": 12, "out_features": 128}}), 12),
-    "flux": (lambda: small(
-        comfy.supported_models.Flux, comfy.model_base.Flux, image_model="flux", vec_in_dim=8,
-        context_in_dim=12, hidden_size=48, mlp_ratio=2.0, num_heads=2, depth=2, depth_single_blocks=2,
-        axes_dim=[4, 10, 10], theta=10000, qkv_bias=True, guidance_embed=True, txt_ids_dims=[]), 12),
-}
-
-
 class Note:
     """Remembers what a run began with."""
 
@@ -51,12 +20,6 @@ class Note:
         self.sigmas, sampling = sigmas.tolist(), guider.inner_model.model_sampling
         self.half = float(sampling.percent_to_sigma(0.5))
         return executor(guider, sigmas, *arguments, **options)
-
-
-def conditioning(width):
-    generator = torch.Generator().manual_seed(1)
-    return [[torch.randn(1, 4, width, generator=generator),
-             {"pooled_output": torch.randn(1, 8, generator=generator)}]]
 
 
 def run(model, width, scheduler, sampler, side, note=None, callback=None):

@@ -9,7 +9,8 @@ from hosts.comfyhost import node, probed, server, txt2img
 NAMES = ["karras", "logsnr", "beta", "logit_normal", "laplace", "cosine", "sigmoid", "trailing", "zero_snr",
          "flow_shift"]
 NODES = {"TweedieSchedule", "TweedieZeroTerminalSNR", "TweedieFlowShift", "TweedieSafeFirstStep",
-         "TweedieMeasureSchedule", "TweedieScheduleCurve", "TweedieTinyLoader"}
+         "TweedieMeasureSchedule", "TweedieScheduleCurve", "TweedieTinyLoader", "TweedieSpectralGuidance",
+         "TweedieGuidance", "TweedieGuidanceProbe", "TweedieGuidanceChart", "TweedieLatentPower"}
 SCHEDULE = {"model": ["load", 0], "steps": 4, "denoise": 1.0, "denoise_mode": "steps", "schedule": "karras",
             "schedule.rho": 7.0, "schedule.last": 0.0, "schedule.shift": 1.0}
 

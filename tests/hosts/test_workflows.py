@@ -30,7 +30,8 @@ def as_prompt(workflow):
 def test_there_is_one_for_each_feature():
     used = {node["type"] for path in WORKFLOWS for node in json.loads(path.read_text())["nodes"]}
     assert used >= {"TweedieTinyLoader", "TweedieSchedule", "TweedieScheduleCurve", "TweedieZeroTerminalSNR",
-                    "TweedieFlowShift", "TweedieMeasureSchedule"}
+                    "TweedieFlowShift", "TweedieMeasureSchedule", "TweedieSpectralGuidance",
+                    "TweedieGuidanceProbe", "TweedieGuidanceChart"}
 
 
 @pytest.mark.parametrize("path", WORKFLOWS, ids=lambda path: path.stem)

@@ -1,0 +1,174 @@
+"""Guidance reweighted per frequency, time and place, and its corrections, as pre-CFG hooks on a clone.
+
+A hook gets the estimates of x0 of the positive and the negative pass and moves the positive one, so it works
+beside CFG functions, post-CFG hooks and cfg++ samplers, whatever they do with the two.
+"""
+from __future__ import annotations
+
+import torch
+from comfy_api.latest import io
+
+from ..plugin import read_knobs
+from ..samplers.guidance import GROUPS, Companions, Memory, guide
+from ..samplers.power import POWER, calibrate, from_text, to_text
+from ..samplers.recipe import Settings, bind, compose
+from ..samplers.spectral import BANDS, Recipe, reweight
+from ..samplers.structure import MAPS
+from .distilled import PASSES, check, second_pass
+from .model import is_flow
+from .run import KEY, add_hook, packed, progress, regions
+from .widgets import chooser, options, widget
+
+CATEGORY = "tweedie/guidance"
+PACKED = ("guidance: this latent packs several streams (audio beside video) or has no rows and columns; "
+          "nothing is changed")
+ALONE = ("guidance: there is no negative pass (cfg 1), so there is no difference to weigh and nothing is "
+         "changed; raise cfg, or for a guidance-distilled model set `distilled`")
+NO_VALUE = ("guidance: this model takes no guidance value to vary, so nothing is changed; set `distilled` to "
+            "skip_layer or off")
+
+
+def powers_of(model, text: str = "") -> tuple[float, ...]:
+    """P of the model's latents: from text, else from the shipped table, by format or else by channels."""
+    if text.strip():
+        return from_text(text)
+    latent_format = model.get_model_object("latent_format")
+    for kind in type(latent_format).__mro__:
+        if kind.__name__ in POWER:
+            return POWER[kind.__name__]
+    return POWER["SD15" if latent_format.latent_channels == 4 else "Flux"]
+
+
+def spectral_hook(recipe: Recipe, start: float, end: float, distilled: dict):
+    def push(args):
+        run, outputs = args["model_options"][KEY], args["conds_out"]
+        cond = outputs[0]
+        if packed(args):
+            run.say(PACKED)
+            return outputs
+        if args["conds"][1] is not None:
+            uncond, scale = outputs[1], args["cond_scale"]
+        elif distilled["distilled"] == "off":
+            run.say(ALONE)
+            return outputs
+        else:
+            uncond, scale = second_pass(args, distilled), 1.0
+        if uncond is None:
+            run.say(NO_VALUE)
+            return outputs
+        run.calls[push] += 1
+        delta, window = cond - uncond, run.window(args, start, end)
+        change = reweight(delta, recipe, window, args["sigma"], uncond + delta * scale, uncond,
+                          (run.seed + run.calls[push]) % 2**63, regions(args, run))
+        return [(cond.float() + change).to(cond.dtype), *outputs[1:]]
+    return push
+
+
+class TweedieSpectralGuidance(io.ComfyNode):
+    @classmethod
+    def define_schema(cls):
+        knobs = {knob.name: widget(knob) for knob in read_knobs(Settings)}
+        return io.Schema(
+            node_id="TweedieSpectralGuidance", display_name="Tweedie Spectral Guidance", category=CATEGORY,
+            description="Weighs classifier-free guidance per frequency band, over the run and by structure, "
+                        "at the energy of plain guidance. Equal gains and no structure change nothing.",
+            search_aliases=["FreSca", "FDG", "frequency guidance", "equalizer", "cfg", "hands"],
+            inputs=[
+                io.Model.Input("model"),
+                chooser("bands", BANDS, "Gain over frequency, as a fraction of the latent's Nyquist."),
+                knobs["time"],
+                chooser("structure", MAPS, "Where in the picture guidance is concentrated."),
+                knobs["strength"], knobs["keep_energy"], knobs["start_percent"], knobs["end_percent"],
+                io.DynamicCombo.Input("distilled", options=options(PASSES), optional=True, tooltip=(
+                    "What stands in for the negative pass at cfg 1: one more pass, at a lower guidance value "
+                    "or with layers skipped. Off: nothing is changed there.")),
+                io.String.Input("power", default="", optional=True, advanced=True, tooltip=(
+                    "For time `deciding`: the power of clean latents as Tweedie Latent Power writes it; "
+                    "empty takes the table for the model's latent format.")),
+            ],
+            outputs=[io.Model.Output()])
+
+    @classmethod
+    def execute(cls, model, bands, time, structure, strength, keep_energy, start_percent, end_percent,
+                distilled=None, power="") -> io.NodeOutput:
+        settings = Settings(time, strength, keep_energy, start_percent, end_percent).checked()
+        picks = []
+        for name, registry, value in (("bands", BANDS, bands), ("structure", MAPS, structure)):
+            knobs = {key: knob for key, knob in value.items() if key != name}
+            picks.append(bind(value[name], registry, knobs))
+        recipe = compose(*picks, settings, powers_of(model, power))
+        recipe.excess((8, 8), torch.device("cpu"))  # so that a wrong knob is refused here
+        distilled = distilled or {"distilled": "off"}
+        check(distilled)
+        hook = spectral_hook(recipe, settings.start_percent, settings.end_percent, distilled)
+        return io.NodeOutput(add_hook(model, hook))
+
+
+def correction_hook(companions: Companions):
+    def push(args):
+        run, outputs, scale = args["model_options"][KEY], args["conds_out"], args["cond_scale"]
+        if packed(args):
+            run.say(PACKED)
+            return outputs
+        if args["conds"][1] is None or scale == 0:
+            run.say(ALONE)
+            return outputs
+        cond, uncond = outputs[0].float(), outputs[1].float()
+        memory = run.memories.setdefault(push, Memory())
+        guided = guide(args["input"], args["sigma"], cond, uncond, scale, companions, memory,
+                       is_flow(args["model"].model_sampling), progress(args))
+        change = (guided - (uncond + (cond - uncond) * scale)) / scale
+        return [(cond + change).to(outputs[0].dtype), *outputs[1:]]
+    return push
+
+
+def switch(name: str) -> io.Input:
+    """off, or on with the correction's own knobs; a number where 0 is off."""
+    knobs = {knob.name: knob for knob in read_knobs(Companions)}
+    if knobs[name].kind is float:
+        return widget(knobs[name])
+    choices = {"off": [], "on": [widget(knobs[knob]) for knob in GROUPS[name]]}
+    return io.DynamicCombo.Input(name, options=options(choices))
+
+
+class TweedieGuidance(io.ComfyNode):
+    @classmethod
+    def define_schema(cls):
+        return io.Schema(
+            node_id="TweedieGuidance", display_name="Tweedie Guidance", category=CATEGORY,
+            description="Corrections of classifier-free guidance, each as its paper has it: APG, CFG-Zero*, "
+                        "CFG rescale and a guidance interval.",
+            search_aliases=["APG", "CFG-Zero*", "RescaleCFG", "guidance interval", "cfg"],
+            inputs=[io.Model.Input("model"), *(switch(name) for name in GROUPS)],
+            outputs=[io.Model.Output()])
+
+    @classmethod
+    def execute(cls, model, apg, cfg_zero_star, rescale, interval) -> io.NodeOutput:
+        values = {"rescale": rescale}
+        for name, value in (("apg", apg), ("cfg_zero_star", cfg_zero_star), ("interval", interval)):
+            values |= {key: knob for key, knob in value.items() if key != name}
+            values[name] = value[name] == "on"
+        companions = Companions(**values).checked()
+        if companions.neutral:
+            return io.NodeOutput(model)
+        return io.NodeOutput(add_hook(model, correction_hook(companions), last=True))
+
+
+class TweedieLatentPower(io.ComfyNode):
+    @classmethod
+    def define_schema(cls):
+        return io.Schema(
+            node_id="TweedieLatentPower", display_name="Tweedie Latent Power", category=CATEGORY,
+            description="Measures the power of clean latents per frequency, for Tweedie Spectral Guidance's "
+                        "time `deciding`. Encode some twenty pictures of the kind that you make.",
+            search_aliases=["calibrate", "spectrum"],
+            inputs=[io.Model.Input("model"),
+                    io.Latent.Input("latent", tooltip="Clean latents: VAE Encode of finished pictures.")],
+            outputs=[io.String.Output(display_name="power")])
+
+    @classmethod
+    def execute(cls, model, latent) -> io.NodeOutput:
+        return io.NodeOutput(to_text(calibrate(model.model.process_latent_in(latent["samples"]))))
+
+
+NODES = [TweedieSpectralGuidance, TweedieGuidance, TweedieLatentPower]
