@@ -22,12 +22,13 @@ class Record:
     """The last run of a model, on its device until `finish`; of a batch, the first picture.
 
     steps: e [1] and the delta's energy per octave [6] before and after all pre-CFG hooks. plain, moved [*S]:
-    squares of the delta, summed over channels and steps. x0: the last guided estimate [1,C,*S].
+    where that energy lay, as shares of the plain one, added up over the steps. x0: the last guided estimate
+    [1,C,*S].
     """
 
     steps: list[tuple[Tensor, Tensor, Tensor]] = field(default_factory=list)
-    plain: Tensor | None = None
-    moved: Tensor | None = None
+    plain: Tensor | float = 0.0
+    moved: Tensor | float = 0.0
     x0: Tensor | None = None
     picture: Tensor | None = None
 
@@ -36,18 +37,18 @@ class Record:
         moved = args["conds_out"][0][:1].float() - uncond
         e = to_edm(args["sigma"][:1].float(), is_flow(args["model"].model_sampling))
         self.steps.append((e, octave_energy(plain), octave_energy(moved)))
-        squares = [delta[0].square().sum(0) for delta in (plain, moved)]
-        self.plain = squares[0] if self.plain is None else self.plain + squares[0]
-        self.moved = squares[1] if self.moved is None else self.moved + squares[1]
+        total = plain.square().sum().clamp_min(1e-20)  # else the first steps would be all that counts
+        self.plain = self.plain + plain[0].square().sum(0) / total
+        self.moved = self.moved + moved[0].square().sum(0) / total
         self.x0 = uncond + moved * args["cond_scale"]
 
     def finish(self, latent_format) -> None:
         """Bring all to the CPU, and the estimate to a picture."""
-        if self.x0 is not None:
-            self.picture = colours(latent_format, self.x0.cpu())
+        if self.x0 is None:
+            return
+        self.picture = colours(latent_format, self.x0.cpu())
         self.steps = [tuple(part.cpu() for part in step) for step in self.steps]
-        self.plain, self.moved = (part if part is None else part.cpu() for part in (self.plain, self.moved))
-        self.x0 = None
+        self.plain, self.moved, self.x0 = self.plain.cpu(), self.moved.cpu(), None
 
 
 def middle(latent: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""The guidance nodes in a real ComfyUI server: stock workflows at odd sizes, beside other nodes, interrupts."""
+"""The guidance nodes in a real ComfyUI server: stock workflows at odd sizes, other nodes, interrupts."""
 import time
 
 import pytest
