@@ -41,6 +41,8 @@ class Knob(NamedTuple):
 
     def check(self, value: Any, owner: str) -> Any:
         """Return the value in the knob's type, or raise ValueError saying what, got, do."""
+        if self.kind is bool and not isinstance(value, bool):
+            raise ValueError(f"{owner}: {self.name} is {value!r}; give true or false")
         if self.range is None:
             if self.choices and value not in self.choices:
                 raise ValueError(f"{owner}: {self.name} is {value!r}; "

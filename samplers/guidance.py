@@ -46,7 +46,7 @@ class Companions:
         """The same in the right types; ValueError says what is out of range."""
         values = {knob.name: knob.check(getattr(self, knob.name), "Guidance")
                   for knob in read_knobs(Companions)}
-        if values["low"] >= values["high"]:
+        if self.interval and values["low"] >= values["high"]:
             raise ValueError(f"Guidance: low is {self.low:g} and high {self.high:g}; log-SNR rises in a run, "
                              "so low must lie below high")
         return Companions(**values)

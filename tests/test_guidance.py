@@ -135,6 +135,6 @@ def test_settings_are_checked_and_every_knob_has_its_group():
     known = set(GROUPS) | {name for group in GROUPS.values() for name in group}
     assert known == set(Companions.__dataclass_fields__)
     for wrong, message in (({"eta": math.nan}, "eta is nan"), ({"rescale": 2}, "rescale is 2"),
-                           ({"low": 3.0, "high": 1.0}, "low must lie below high")):
+                           ({"interval": True, "low": 3.0, "high": 1.0}, "low must lie below high")):
         with pytest.raises(ValueError, match=message):
             Companions(**wrong).checked()
