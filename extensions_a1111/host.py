@@ -10,17 +10,37 @@ import importlib.metadata
 import pathlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, NamedTuple
 
 from torch import Tensor
 
 from ..plugin import load_plugins
 from ..samplers.schedules import SCHEDULES
+from ..samplers.spectral import BANDS
+from ..samplers.structure import MAPS
 from ..samplers.table import TERMINAL, is_flow
 from ..samplers.zero_snr import rescale_table
 from .scope import patched
 
-Change = Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]  # (x [B,C,H,W], sigma [B], guided, cond)
+
+class Step(NamedTuple):
+    """One guided step in k-diffusion's form: x, and estimates of x0, all [B,C,*S]; sigma [B].
+
+    With several prompts joined by AND, `cond` is their combination at guidance 1. uncond is None or all zeros
+    where the host skipped it.
+    """
+
+    x: Tensor
+    sigma: Tensor
+    guided: Tensor
+    cond: Tensor
+    uncond: Tensor | None
+    scale: float
+
+
+Change = Callable[[Step], Tensor]  # -> what to take in place of `guided`; the same object for no change
+
+FAMILIES = {"is_sd1": "SD15", "is_sd2": "SD15", "is_sdxl": "SDXL", "is_sd3": "SD3", "is_wan": "Wan21"}
 
 
 @functools.cache
@@ -28,7 +48,8 @@ def load_strangers() -> tuple[str, ...]:
     """Load third-party plugins, once for each load of the pack; returns a line for each that failed."""
     folder = pathlib.Path(__file__).resolve().parents[1] / "plugins"
     points = importlib.metadata.entry_points(group="tweedie_pack.plugins")
-    return tuple(load_plugins(folder, __package__.partition(".")[0], {"SCHEDULES": SCHEDULES}, points))
+    registries = {"SCHEDULES": SCHEDULES, "BANDS": BANDS, "MAPS": MAPS}
+    return tuple(load_plugins(folder, __package__.partition(".")[0], registries, points))
 
 
 def sigma_keeper(sd_model: Any) -> Any | None:
@@ -92,26 +113,43 @@ def fresh_denoiser(sampler: Any) -> Iterator[None]:
         yield
 
 
+def latent_family(sd_model: Any, channels: int) -> tuple[str, bool]:
+    """The model's latent format, as power.POWER names it, and whether it is guessed from the channels."""
+    for flag, family in FAMILIES.items():
+        if getattr(sd_model, flag, False):
+            return family, False
+    if type(sd_model).__name__ == "Flux":  # Forge's class
+        return "Flux", False
+    return {4: "SD15", 16: "Flux"}.get(channels, f"a {channels}-channel model"), True
+
+
+def asked_scale(p: Any) -> float:
+    """What the user set for this pass; Forge and its kin have another one for hires."""
+    return p.hr_cfg if getattr(p, "is_hr_pass", False) and hasattr(p, "hr_cfg") else p.cfg_scale
+
+
 @contextmanager
-def after_cfg(sd_model: Any, sampler: Any, change: Change) -> Iterator[None]:
-    """Put every guided estimate through `change`."""
-    if sigma_keeper(sd_model) is None:
-        with after_combine(sampler.model_wrap_cfg, change):
+def after_cfg(p: Any, change: Change) -> Iterator[None]:
+    """Put every guided estimate of this pass through `change`."""
+    if sigma_keeper(p.sd_model) is None:
+        with after_combine(p.sampler.model_wrap_cfg, change):
             yield
         return
-    unet = sd_model.forge_objects.unet.clone()
-    unet.set_model_sampler_post_cfg_function(
-        lambda args: change(args["input"], args["sigma"], args["denoised"], args["cond_denoised"]))
-    with patched(sd_model.forge_objects, unet=unet):
+
+    def post_cfg(args: dict) -> Tensor:  # a plain function: clones deep-copy options, and take it as it is
+        scale = args["cond_scale"] if "cond_scale" in args else asked_scale(p)
+        return change(Step(args["input"], args["sigma"], args["denoised"], args["cond_denoised"],
+                           args["uncond_denoised"], scale))
+
+    unet = p.sd_model.forge_objects.unet.clone()
+    unet.set_model_sampler_post_cfg_function(post_cfg)
+    with patched(p.sd_model.forge_objects, unet=unet):
         yield
 
 
 @contextmanager
 def after_combine(guide: Any, change: Change) -> Iterator[None]:
-    """A1111's way: `combine_denoised` knows the estimates, `forward` knows x and sigma.
-
-    With several prompts joined by AND, `cond` is their combination at guidance 1.
-    """
+    """A1111's way: `combine_denoised` knows the estimates, `forward` knows x and sigma."""
     forward, combine, now = guide.forward, guide.combine_denoised, {}
 
     def note(x, sigma, *arguments, **options):
@@ -122,7 +160,21 @@ def after_combine(guide: Any, change: Change) -> Iterator[None]:
         guided = combine(x_out, conds_list, uncond, cond_scale)
         if cond_scale == 1:
             return guided
-        return change(now["x"], now["sigma"], guided, combine(x_out, conds_list, uncond, 1.0))
+        cond = combine(x_out, conds_list, uncond, 1.0)
+        step = Step(now["x"], now["sigma"], guided, cond, x_out[-uncond.shape[0]:], cond_scale)
+        return change_noise(guide, step, change) if hasattr(guide, "alphas") else change(step)
 
     with patched(guide, forward=note, combine_denoised=combine_and_change):
         yield
+
+
+def change_noise(guide: Any, step: Step, change: Change) -> Tensor:
+    """`change` for DDIM, PLMS and UniPC, whose step holds estimates of noise, and a timestep for sigma."""
+    x, timestep = step.x, step.sigma
+    if guide.mask is not None:  # blended in before the model sees it
+        x = x * guide.nmask + guide.init_latent * guide.mask
+    alpha_bar = guide.alphas[timestep.long()].reshape(-1, *[1] * (x.ndim - 1))
+    sigma = ((1 - alpha_bar) / alpha_bar).sqrt()
+    guided, cond, uncond = (guide.get_pred_x0(x, noise, timestep) for noise in step[2:5])
+    changed = change(Step(x / alpha_bar.sqrt(), sigma.flatten(), guided, cond, uncond, step.scale))
+    return step.guided - ((changed - guided) / sigma).to(step.guided)

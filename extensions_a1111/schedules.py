@@ -195,8 +195,8 @@ def one_pass(settings: Settings, p: Any, x: Tensor, steps: int | None, partial: 
                 stack.enter_context(patched(owner, **values))
             stack.enter_context(host.fresh_denoiser(p.sampler))
             stack.enter_context(patched(p.sampler, func=with_safe_start(p.sampler.func)))
-            stack.enter_context(host.after_cfg(
-                p.sd_model, p.sampler, functools.partial(zero_snr.rescale_cfg, phi=settings.cfg_rescale)))
+            stack.enter_context(host.after_cfg(p, lambda step: zero_snr.rescale_cfg(
+                step.x, step.sigma, step.guided, step.cond, settings.cfg_rescale)))
         if settings.dc_start and not partial:
             start = with_safe_start(from_first_step(p.sampler.func), safe_first_step=False, calibrate=True)
             stack.enter_context(patched(p.sampler, func=start))
@@ -254,4 +254,4 @@ class TweedieSchedules(scripts.Script):
     def process_before_every_sampling(self, p, *values, **tensors) -> None:
         settings = Settings(*values)
         if not settings.neutral:
-            enclose_next_pass(p.sampler, functools.partial(one_pass, settings))
+            enclose_next_pass(p.sampler, functools.partial(one_pass, settings), TITLE)

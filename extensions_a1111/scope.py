@@ -27,23 +27,27 @@ def patched(instance: Any, **values: Any) -> Iterator[None]:
                 delattr(instance, name)
 
 
-def enclose_next_pass(sampler: Any, scope: Callable[..., AbstractContextManager]) -> None:
+def enclose_next_pass(sampler: Any, scope: Callable[..., AbstractContextManager], panel: str = "") -> None:
     """Run the sampler's next `sample` or `sample_img2img`, no other, inside `scope(p, x, steps, partial)`.
 
     x is the pass's latent [B,C,...], `steps` what the host asks for by keyword, `partial` whether it starts
-    from a picture. An error raised in the scope reaches the user, unlike one in a script's hook. A second
-    call before the pass begins changes nothing: Forge calls the hook twice before a hires pass.
+    from a picture. An error raised in the scope reaches the user, unlike one in a script's hook. A panel's
+    second call before the pass begins changes nothing: Forge calls the hook twice before a hires pass. The
+    panel that called last is entered first, so what it hangs into the sampler acts first.
     """
     if hasattr(sampler, "tweedie_waits"):
+        sampler.tweedie_waits.setdefault(panel, scope)
         return
-    waiting = ExitStack()
+    waiting, scopes = ExitStack(), {panel: scope}
 
     def once(original: Callable, partial: bool) -> Callable:
         def run(p, x, *arguments, **options):
             waiting.close()
-            with scope(p, x, options.get("steps"), partial):
+            with ExitStack() as stack:
+                for scope in reversed(scopes.values()):
+                    stack.enter_context(scope(p, x, options.get("steps"), partial))
                 return original(p, x, *arguments, **options)
         return run
 
-    waiting.enter_context(patched(sampler, tweedie_waits=True, sample=once(sampler.sample, False),
+    waiting.enter_context(patched(sampler, tweedie_waits=scopes, sample=once(sampler.sample, False),
                                   sample_img2img=once(sampler.sample_img2img, True)))

@@ -26,3 +26,11 @@ def from_infotext(knob: Knob, key: str) -> Callable[[dict], Any]:
             return knob.default
         return parameters[key] == "True" if knob.kind is bool else knob.kind(parameters[key])
     return read
+
+
+def show_chosen(choice: gr.components.Component, columns: dict[str, gr.Column]) -> None:
+    """Only the column of the chosen id is visible."""
+    def show(chosen: str):
+        updates = [gr.update(visible=id == chosen) for id in columns]
+        return updates if len(updates) > 1 else updates[0]
+    choice.change(fn=show, inputs=[choice], outputs=list(columns.values()))

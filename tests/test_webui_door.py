@@ -1,5 +1,4 @@
 """The web UI door's own parts, on stand-ins: scope, table, prediction, guidance. No web UI is imported."""
-import functools
 from types import SimpleNamespace
 
 import pytest
@@ -121,7 +120,7 @@ def test_reference_size(flags, prediction, side):
 def test_cfg_is_changed_between_forward_and_combine():
     guide, x, sigma = Guide(), torch.randn(1, 4, 8, 8), torch.tensor([3.0])
     plain = guide.forward(x, sigma)
-    with host.after_combine(guide, functools.partial(zero_snr.rescale_cfg, phi=0.7)):
+    with host.after_combine(guide, lambda step: zero_snr.rescale_cfg(*step[:4], phi=0.7)):
         changed = guide.forward(x, sigma)
     torch.testing.assert_close(changed, zero_snr.rescale_cfg(x, sigma, plain, 2 * x, 0.7))
     assert not torch.equal(changed, plain) and torch.equal(guide.forward(x, sigma), plain)

@@ -5,16 +5,29 @@ import sys
 import gradio as gr
 from modules import infotext_utils, script_callbacks, scripts, sd_samplers, shared
 
-seen = {"sigmas": [], "left": []}
+seen = {"sigmas": [], "left": [], "steps": []}
+recording = set()  # holds "record" while a run's steps are to be noted
 HOOKS = ("sample", "sample_img2img", "get_sigmas", "tweedie_waits")
 
 
 def note(params):
     seen["sigmas"].append(float(params.sigma[0]))
+    if recording:
+        seen["steps"].append({"x": params.x.tolist(), "sigma": params.sigma.tolist()})
+
+
+def note_estimates(params):
+    if recording:
+        seen["steps"][-1]["out"] = params.x.tolist()
+
+
+def note_guided(params):
+    if recording:
+        seen["steps"][-1]["guided"] = params.x.tolist()
 
 
 class Probe(scripts.Script):
-    """`end` is "fail" or "interrupt": what happens at the second step."""
+    """`end` is "fail" or "interrupt": what happens at the second step; or "record": steps are noted."""
 
     def title(self):
         return "Probe"
@@ -26,7 +39,9 @@ class Probe(scripts.Script):
         return [gr.Textbox(value="", label="Probe end")]
 
     def process_before_every_sampling(self, p, end, **tensors):
-        if not end:
+        recording.clear()
+        recording.update({"record"} & {end})
+        if end not in ("fail", "interrupt"):
             return
         original = p.sampler.callback_state
 
@@ -86,7 +101,13 @@ def axis(label: str):
     grid = next(data.module for data in scripts.scripts_data if data.path.endswith("xyz_grid.py"))
     plain = [option for option in grid.axis_options if not getattr(option, "is_img2img", False)]
     index, option = next((i, option) for i, option in enumerate(plain) if option.label == label)
-    return {"index": index, "choices": option.choices()}
+    return {"index": index, "choices": option.choices and option.choices()}
+
+
+def axes():
+    """The labels of all of the grid script's axes."""
+    grid = next(data.module for data in scripts.scripts_data if data.path.endswith("xyz_grid.py"))
+    return [option.label for option in grid.axis_options]
 
 
 def paste(body: dict):
@@ -101,11 +122,13 @@ def paste(body: dict):
 
 def routes(demo, app):
     for path, answer in (("seen", read_seen), ("state", state), ("table", read_table), ("names", names),
-                         ("package", package), ("axis", axis)):
+                         ("package", package), ("axis", axis), ("axes", axes)):
         app.add_api_route(f"/probe/{path}", answer, methods=["GET"])
     for path, answer in (("reload", reload), ("paste", paste)):
         app.add_api_route(f"/probe/{path}", answer, methods=["POST"])
 
 
 script_callbacks.on_cfg_denoiser(note)
+script_callbacks.on_cfg_denoised(note_estimates)
+script_callbacks.on_cfg_after_cfg(note_guided)
 script_callbacks.on_app_started(routes)
