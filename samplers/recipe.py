@@ -42,11 +42,10 @@ def bind(id: str, registry: Mapping[str, Any], knobs: Mapping[str, Any]) -> Call
 
 
 PRESETS: dict[str, dict[str, Any]] = {  # a band and a map by name, their knobs, and settings
-    "layout first": {"bands": "two_band", "band_knobs": {"low": 3.0}},
-    "limbs first": {"bands": "three_band", "band_knobs": {"mid": 3.0}},
     "detail first": {"bands": "two_band", "band_knobs": {"high": 3.0}},
+    "detail, deciding": {"bands": "two_band", "band_knobs": {"high": 3.0}, "time": "deciding"},
+    "limbs first": {"bands": "three_band", "band_knobs": {"mid": 3.0}},
     "coherent": {"structure": "coherence", "map_knobs": {}},
-    "bridges": {"structure": "structure", "map_knobs": {}},
 }
 
 

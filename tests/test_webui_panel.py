@@ -49,7 +49,7 @@ def test_positions_and_names_say_the_same():
     (ON | {"bands": "wavelet"}, "bands is 'wavelet'; choose one of two_band"),
     (ON | {"time": "later"}, "time is 'later'; choose one of constant"),
     ({"enabled": "yes"}, "enabled is 'yes'; give true or false"),
-    (ON | {"preset": "loud"}, "preset is 'loud'; choose one of layout first"),
+    (ON | {"preset": "loud"}, "preset is 'loud'; choose one of detail first"),
 ])
 def test_a_wrong_value_says_what_is_wrong_and_what_is_right(names, words):
     with pytest.raises(ValueError, match=words):

@@ -206,7 +206,7 @@ def test_values_by_position_and_by_name_draw_the_same(host, clean):
     ("above high_cutoff", ON | {"bands": "three_band", "mid": 2, "low_cutoff": 0.9}, {}),
     ("start must lie below end", LOW | {"start_percent": 0.9, "end_percent": 0.1}, {}),
     ("low must lie below high", ON | {"interval": True, "interval_low": 9}, {}),
-    ("choose one of layout first", ON | {"preset": "loud"}, dict(sampler_name="DDIM"))], ids=str)
+    ("choose one of detail first", ON | {"preset": "loud"}, dict(sampler_name="DDIM"))], ids=str)
 def test_an_error_reaches_the_user_and_leaves_nothing(host, clean, untouched, words, names, changes):
     with pytest.raises(Refused, match=f"500.*{words}"):
         draw(host, "txt2img", names, **changes)
