@@ -16,7 +16,7 @@ pytest.importorskip("transformers")
 sys.path.append(str(pathlib.Path(__file__).with_name("bench")))
 
 import scoreboard
-from score import accuracy, controls, hosts, page, plot, schedules, work, zero_snr
+from score import accuracy, controls, guidance, hosts, page, plot, schedules, work, zero_snr
 from score.result import Result, Table
 from score.stats import NOTHING, Estimate, agresti_min, difference, estimate, finding, wilson
 
@@ -233,3 +233,22 @@ def test_a_shape_has_a_verdict_on_colour_and_shape_together():
     assert right["colour and shape"] == (right["colour"] and right["shape"])
     hand = accuracy.KINDS["large hand"][0](Random(0))
     assert "colour and shape" not in accuracy.verdicts(hand, draw(hand).image)
+
+
+@pytest.mark.parametrize("filter, knobs", [(guidance.fresca, {"cutoff": 0.625}), (guidance.fdg, {})])
+def test_filters_of_other_papers_are_neutral_at_equal_gains_and_tell_layout_from_texture(filter, knobs):
+    delta = torch.randn(2, 4, 16, 16, generator=torch.Generator().manual_seed(3))
+    torch.testing.assert_close(filter(delta, low=1.0, high=1.0, **knobs), delta, rtol=0, atol=1e-5)
+    flat, checked = torch.ones(1, 4, 16, 16), (-1.0) ** torch.arange(16).expand(1, 4, 16, 16)
+    torch.testing.assert_close(filter(flat, low=2.0, high=5.0, **knobs), 2 * flat, rtol=0, atol=1e-5)
+    inner = (..., slice(4, -4), slice(4, -4))  # a pyramid mirrors what it sees at borders
+    torch.testing.assert_close(filter(checked, low=2.0, high=5.0, **knobs)[inner], 5 * checked[inner],
+                               rtol=0, atol=1e-4)
+
+
+def test_every_way_of_guiding_is_compared_with_the_plain_one():
+    cells = {(line, "small hand"): [] for line in (*guidance.LINES, guidance.FLOOR)}
+    pairs = guidance.against_plain(cells)
+    assert len(pairs) == len(guidance.LINES) - 1
+    assert {baseline for _, baseline in pairs} == {(guidance.PLAIN, "small hand")}
+    assert guidance.GROUPS.keys() == guidance.KINDS.keys()

@@ -16,6 +16,8 @@ from .layout import to_library
 from .words import tokenize
 
 Denoise = Callable[[Tensor, float], Tensor]  # (x0 + sigma n [B,4,h,w], sigma) -> x0 [B,4,h,w]
+# (x, sigma [B], guided, cond, uncond) -> guided, of estimates of x0 [B,4,h,w]
+Change = Callable[[Tensor, Tensor, Tensor, Tensor, Tensor], Tensor]
 
 
 class Tiny(NamedTuple):
@@ -80,8 +82,12 @@ def predict(model: Tiny, x: Tensor, sigma: float, context: Tensor, control: nn.M
 
 
 def guide(model: Tiny, captions: Sequence[str], scale: float, phi: float = 0.0,
-          control: nn.Module | None = None, hints: Tensor | None = None) -> Denoise:
-    """Classifier-free guidance in one batch, `phi` rescales it (Lin et al. 2023); `hints` [B,1|3,8h,8w]."""
+          control: nn.Module | None = None, hints: Tensor | None = None,
+          change: Change | None = None) -> Denoise:
+    """Classifier-free guidance in one batch; `hints` are [B,1|3,8h,8w].
+
+    `change` may replace the guided estimate, `phi` rescales it (Lin et al. 2023); at scale 1 neither acts.
+    """
     both = torch.cat([embed(model, captions), embed(model, [""] * len(captions))])
     twice = hints.expand(-1, 3, -1, -1).repeat(2, 1, 1, 1) if control else None
 
@@ -90,7 +96,10 @@ def guide(model: Tiny, captions: Sequence[str], scale: float, phi: float = 0.0,
             return predict(model, x, sigma, both[:len(x)], control, twice[:len(x)] if control else None)
         cond, uncond = predict(model, x.repeat(2, 1, 1, 1), sigma, both, control, twice).chunk(2)
         sigmas = torch.full((len(x),), sigma)
-        return rescale_cfg(x, sigmas, uncond + scale * (cond - uncond), cond, phi)
+        guided = uncond + scale * (cond - uncond)
+        if change:
+            guided = change(x, sigmas, guided, cond, uncond)
+        return rescale_cfg(x, sigmas, guided, cond, phi)
 
     return denoise
 
