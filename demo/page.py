@@ -156,18 +156,24 @@ def tag_rows(folder: pathlib.Path, name: str, captions: Sequence[str], rows: Seq
     return f'<div class="scroll"><table class="show">{head}<tbody>{body}</tbody></table></div>'
 
 
-def tag_chart(path: pathlib.Path, curves: Mapping[str, Tensor], title: str, flow: bool = False) -> str:
-    image = tag_image(path, draw_curves(curves, flow, 1100, 740), f"schedules over steps: {title}", 128)
+def tag_figure(path: pathlib.Path, picture: Tensor, title: str, words: str = "") -> str:
+    image = tag_image(path, picture, words or title, 128)
     return f'<figure><figcaption>{escape(title)}</figcaption><div class="card">{image}</div></figure>'
 
 
+def tag_chart(path: pathlib.Path, curves: Mapping[str, Tensor], title: str, flow: bool = False) -> str:
+    return tag_figure(path, draw_curves(curves, flow, 1100, 740), title, f"schedules over steps: {title}")
+
+
 def tag_section(folder: pathlib.Path, section: Section) -> str:
-    name, chart = section.title, ""
+    name = section.title
+    charts = [tag_figure(folder / file_name(name, title), picture, title)
+              for title, picture in section.drawings.items()]
     if section.curves:
-        path = folder / file_name(name, "curves")
-        chart = tag_chart(path, section.curves, "Where their steps lie")
+        charts.append(tag_chart(folder / file_name(name, "curves"), section.curves, "Where their steps lie"))
     return (f'<section id="{anchor(name)}"><h2>{escape(name)}</h2><p>{escape(section.text)}</p>'
-            f'{tag_rows(folder, name, section.captions, section.rows)}{chart}</section>')
+            f'{tag_rows(folder, name, section.captions, section.rows)}'
+            f'<div class="cards">{"".join(charts)}</div></section>')
 
 
 def anchor(title: str) -> str:

@@ -14,9 +14,12 @@ from typing import Literal, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from ..samplers.recipe import preset
 from ..samplers.recommend import recommended
 from ..samplers.schedules import SCHEDULES
+from ..samplers.spectral import Window
 from ..samplers.zero_snr import calibrate_dc
+from . import spectral
 from .sampling import LIBRARY, SAMPLERS, library_sigmas, percent, sample
 from .tiny.model import Denoise, Tiny, decode, guide, load, load_control
 from .world import Scene, draw, one_hand, one_shape, two_shapes
@@ -96,13 +99,17 @@ class Row(NamedTuple):
 
 
 class Section(NamedTuple):
-    """captions stand above the columns; curves: name -> sigmas of the schedules that it compares."""
+    """captions stand above the columns; curves: name -> sigmas of the schedules that it compares.
+
+    drawings: title -> picture [H,W,3] in 0..1.
+    """
 
     title: str
     text: str
     captions: Sequence[str]
     rows: Sequence[Row]
     curves: Mapping[str, Tensor] = {}
+    drawings: Mapping[str, Tensor] = {}
 
 
 def load_models() -> Models:
@@ -205,6 +212,24 @@ def show_schedules(models: Models, s: Settings, say: Say) -> Section:
         captions, rows, sigmas)
 
 
+def show_spectral(models: Models, s: Settings, say: Say) -> Section:
+    model, scenes = models.v, spectral.open_hands(s.seed, s.columns)
+    captions, noise = [scene.caption for scene in scenes], pure_noise(len(scenes), s.seed)
+    sigmas, window = recommended(s.steps, model.table, SOLVER), Window.of(model.table)
+    powers, record = spectral.measure_power(model, s.seed), spectral.Record([], [], [])
+    names, rows = spectral.choose(), []
+    for name in (None, *names):
+        label = name or "plain guidance"
+        say(f"spectral guidance: {label}")
+        change = name and spectral.weigh(preset(name, powers), window, s.guidance, s.seed,
+                                         record if name == names[0] else None)
+        pictures = paint(model, guide(model, captions, s.guidance, change=change), noise, sigmas)
+        notes, right = spectral.judge_fingers(scenes, pictures)
+        rows.append(Row(label, pictures, notes, "on" if name else "off", right))
+    return Section("Spectral guidance", spectral.TEXT.format(scale=s.guidance), captions, rows,
+                   drawings=spectral.illustrate(names[0], record))
+
+
 def control_scenes(seed: int, count: int) -> list[Scene]:
     """Shapes, pairs and hands in turn."""
     random = Random(seed)
@@ -237,6 +262,7 @@ def show(models: Models, s: Settings, say: Say) -> Iterator[Section]:
     for guidance in (1.0, s.guidance):
         yield show_zero_snr(models, guidance, s, say)
     yield show_schedules(models, s, say)
+    yield show_spectral(models, s, say)
     for hint in models.controls:
         yield show_control(models, hint, s, say)
 

@@ -7,7 +7,8 @@ import re
 import pytest
 import torch
 from tweedie_pack import __main__ as command
-from tweedie_pack.demo import exact, gallery, page, sampling
+from tweedie_pack.demo import exact, gallery, page, reader, sampling
+from tweedie_pack.samplers.recipe import PRESETS
 from tweedie_pack.samplers.schedules import SCHEDULES
 from tweedie_pack.samplers.solvers import sample_2m
 
@@ -158,13 +159,17 @@ def shown(models):
 
 
 def test_sections_set_off_against_on_from_the_same_noise(shown):
+    from tweedie_pack.demo import spectral
     sections, said, noises = shown
+    presets = len(spectral.choose())
     states = [[row.state for row in section.rows] for section in sections]
     assert states == [["", "", ""], ["off", "on", "on"], ["off", "on", "on", "on"],
-                      ["", "off", "off", "on", "on", "on"], ["", "off", "on"], ["", "off", "on"]]
-    assert len(noises) == len(said) == 1 + 3 + 4 + 6 + 2 + 2
+                      ["", "off", "off", "on", "on", "on"], ["off"] + presets * ["on"],
+                      ["", "off", "on"], ["", "off", "on"]]
+    ends = list(itertools.accumulate((1, 3, 4, 6, 1 + presets, 2, 2)))
+    assert len(noises) == len(said) == ends[-1]
     calibrated = (noises[2], noises[5])  # these alone have channel means of their own
-    for part in (noises[1:4], noises[4:8], noises[8:14], noises[14:16], noises[16:18]):
+    for part in (noises[first:last] for first, last in itertools.pairwise(ends)):
         for noise in part:
             own = any(noise is other for other in calibrated)
             off = (noise - part[0]).std((2, 3)) if own else noise - part[0]
@@ -185,7 +190,7 @@ def test_sections_are_whole_and_rows_differ(shown):
 
 
 def test_notes_are_measured_in_the_pictures(shown):
-    _, tones, guided, schedules, edges, _ = shown[0]
+    _, tones, guided, schedules, fingers, edges, _ = shown[0]
     for row in (*tones.rows, *guided.rows):
         for goal, picture, note in zip((0, 1), row.pictures, row.notes, strict=True):
             frame = picture.clone()
@@ -195,6 +200,10 @@ def test_notes_are_measured_in_the_pictures(shown):
         for best, picture, note in zip(schedules.rows[0].pictures, row.pictures, row.notes, strict=True):
             assert note == sampling.percent(float(torch.nn.functional.mse_loss(picture, best)) ** 0.5)
     assert all(re.fullmatch(r"overlap \d+\.\d %", note) for row in edges.rows[1:] for note in row.notes)
+    for row in fingers.rows:
+        seen = [reader.count_fingers(picture) for picture in row.pictures]
+        assert row.notes == [f"{'no hand' if found < 0 else found}, asked 5" for found in seen]
+        assert row.detail == f"{seen.count(5)} of 2 right"
 
 
 def test_overlap_is_whole_for_what_was_drawn(models):
@@ -219,6 +228,16 @@ def test_a_control_that_adds_nothing_is_the_plain_guidance(models):
         assert torch.equal(neutral, plain) and not torch.allclose(random, plain)
 
 
+def test_presets_are_named_drawn_and_recorded_over_the_run(shown):
+    from tweedie_pack.demo import spectral
+    section = shown[0][4]
+    labels = [row.label for row in section.rows[1:]]
+    assert set(labels) <= set(PRESETS) and len(set(labels)) == len(labels) == min(3, len(PRESETS))
+    assert len(section.drawings) == 1 + bool(spectral.gains()) and labels[0] in list(section.drawings)[-1]
+    for drawing in section.drawings.values():
+        assert drawing.ndim == 3 and drawing.shape[2] == 3 and 0 <= drawing.min() < drawing.max() == 1
+
+
 def test_captions_are_of_the_world(models):
     from tweedie_pack.demo import show
     from tweedie_pack.demo.tiny.words import tokenize
@@ -234,7 +253,8 @@ def test_demo_writes_a_page_that_stands_alone(shown, tmp_path):
     images = re.findall(r'<img src="data:image/png;base64,([^"]+)" alt="[^"]+"', text)
     written = sorted(file.read_bytes() for file in path.parent.glob("*.png"))
     assert sorted(base64.b64decode(image) for image in images) == written
-    assert len(images) == 2 * (3 + 3 + 4 + 6 + 3 + 3) + len(gallery.PAINTERS) + 1 + 3
+    rows, drawings = sum(len(section.rows) for section in sections), len(sections[4].drawings)
+    assert len(images) == 2 * rows + drawings + len(gallery.PAINTERS) + 1 + 3
     rest = re.sub(r"base64,[^\"]+", "", text)
     assert rest.count("<img") == rest.count("src=") == len(images) and "url(" not in rest
     assert "http" not in rest and "<script" not in rest and "0 &amp; &lt;1&gt;" in rest
