@@ -18,6 +18,7 @@ MAPS = Registry("delta", "guided", "uncond", "seed")
 
 Amount = Annotated[float, Range(0, 20, 0.5, "How much more guidance than elsewhere; 0 changes nothing.")]
 Contrast = Annotated[float, Range(0.02, 5, 0.02, "Below 1, only very alike neighbours count as joined.")]
+JOINT = 0.01  # gain in conductance, of at most 1, below which nothing was joined; else rounding would be a map
 Probes = Annotated[int, Range(4, 64, 4, "More are slower and less noisy.")]
 
 
@@ -57,7 +58,7 @@ def structure(delta: Tensor, guided: Tensor, uncond: Tensor, seed: int, amount: 
             zip(joined, before, leverage(joined, probes, seed), strict=True)]
     cells = at_nodes(gain, [torch.ones_like(edge) for edge in gain]).unsqueeze(1)
     most = cells.amax(tuple(range(1, cells.ndim)), keepdim=True)
-    return 2 * amount * cells / most.clamp_min(1e-9)
+    return 2 * amount * cells / most.clamp_min(JOINT)
 
 
 @MAPS.add("leverage", "Leverage")

@@ -115,6 +115,13 @@ def test_structure_finds_the_joint_that_guidance_made():
     assert float(found[:, :7].max()) == 0 and float(found[:, 17:].max()) == 0
 
 
+def test_where_guidance_joins_next_to_nothing_structure_is_next_to_nothing():
+    latent = picture((16, 20))
+    rounding = 1e-6 * torch.randn(latent.shape, generator=torch.Generator().manual_seed(3))
+    found = MAPS["structure"](rounding, latent + rounding, latent, 0)
+    assert float(found.max()) < 0.05  # of 16
+
+
 @pytest.mark.parametrize("name", MAPS)
 @pytest.mark.parametrize("space", [(8, 8), (9, 13), (3, 9, 8), (1, 8, 8), (1, 1)])
 def test_maps_are_finite_and_never_negative(name, space):
