@@ -18,7 +18,7 @@ MAPS = Registry("delta", "guided", "uncond", "seed")
 
 Amount = Annotated[float, Range(0, 20, 0.5, "How much more guidance than elsewhere; 0 changes nothing.")]
 Contrast = Annotated[float, Range(0.02, 5, 0.02, "Below 1, only very alike neighbours count as joined.")]
-JOINT = 0.01  # gain in conductance, of at most 1, below which nothing was joined; else rounding would be a map
+JOINT = 0.01  # gain in conductance, of at most 1, below which nothing was joined: rounding is no joint
 Probes = Annotated[int, Range(4, 64, 4, "More are slower and less noisy.")]
 
 
