@@ -58,8 +58,7 @@ def middle(latent: Tensor) -> Tensor:
 
 def colours(latent_format, x0: Tensor) -> Tensor:
     """A rough picture [H,W,3] in 0..1 of x0 [1,C,*S] by the host's own factors, else in grey."""
-    latent = latent_format.process_out(x0)[0].float()
-    latent = middle(latent) if latent.ndim == 4 else latent
+    latent = middle(x0[0]) if x0.ndim == 5 else x0[0]
     factors = latent_format.latent_rgb_factors
     if factors is None or len(factors) != len(latent):
         grey = latent.mean(0)

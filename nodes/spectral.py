@@ -7,16 +7,18 @@ from __future__ import annotations
 
 import torch
 from comfy_api.latest import io
+from torch import Tensor
 
 from ..plugin import read_knobs
 from ..samplers.guidance import GROUPS, Companions, Memory, guide
 from ..samplers.power import POWER, calibrate, from_text, to_text
 from ..samplers.recipe import Settings, bind, compose
-from ..samplers.spectral import BANDS, Recipe, reweight
+from ..samplers.spectral import BANDS, Recipe, Window, gate, reweight
 from ..samplers.structure import MAPS
+from ..samplers.table import to_edm
 from .distilled import PASSES, check, second_pass
 from .model import is_flow
-from .run import KEY, add_hook, packed, progress, regions
+from .run import KEY, Run, add_hook, packed, progress, regions
 from .widgets import chooser, options, widget
 
 CATEGORY = "tweedie/guidance"
@@ -39,27 +41,42 @@ def powers_of(model, text: str = "") -> tuple[float, ...]:
     return POWER["SD15" if latent_format.latent_channels == 4 else "Flux"]
 
 
+def acts(sigma: Tensor, window: Window) -> bool:
+    """Is this moment within the window? To know it, the host waits for the device; a pass takes longer."""
+    return bool(gate("constant", to_edm(sigma.float(), window.flow), window).any())
+
+
+def counterpart(args: dict, run: Run, window: Window, distilled: dict) -> tuple[Tensor, float] | None:
+    """The estimate that the positive one is held against, and guidance's scale; None for nothing to do."""
+    if args["conds"][1] is not None:
+        return args["conds_out"][1], args["cond_scale"]
+    if distilled["distilled"] == "off":
+        run.say(ALONE)
+        return None
+    if not acts(args["sigma"], window):
+        return None
+    estimate = second_pass(args, distilled)
+    if estimate is None:
+        run.say(NO_VALUE)
+        return None
+    return estimate, 1.0
+
+
 def spectral_hook(recipe: Recipe, start: float, end: float, distilled: dict):
     def push(args):
         run, outputs = args["model_options"][KEY], args["conds_out"]
-        cond = outputs[0]
         if packed(args):
             run.say(PACKED)
             return outputs
-        if args["conds"][1] is not None:
-            uncond, scale = outputs[1], args["cond_scale"]
-        elif distilled["distilled"] == "off":
-            run.say(ALONE)
-            return outputs
-        else:
-            uncond, scale = second_pass(args, distilled), 1.0
-        if uncond is None:
-            run.say(NO_VALUE)
+        window = run.window(args, start, end)
+        found = counterpart(args, run, window, distilled)
+        if found is None:
             return outputs
         run.calls[push] += 1
-        delta, window = cond - uncond, run.window(args, start, end)
-        change = reweight(delta, recipe, window, args["sigma"], uncond + delta * scale, uncond,
-                          (run.seed + run.calls[push]) % 2**63, regions(args, run))
+        cond, (uncond, scale) = outputs[0], found
+        delta, seed = cond - uncond, (run.seed + run.calls[push]) % 2**63
+        change = reweight(delta, recipe, window, args["sigma"], uncond + delta * scale, uncond, seed,
+                          regions(args, run))
         return [(cond.float() + change).to(cond.dtype), *outputs[1:]]
     return push
 
