@@ -140,6 +140,25 @@ def compose_checks(bench):
             "apg": apart(bench.run(one), bench.run(bench.push(bands=STRONG)))}
 
 
+def zero_star(bench):
+    """Of every step: how far CFG-Zero*'s guided estimate is from x, and from its formula on velocities."""
+    corrected = correct(bench.model, cfg_zero_star={"cfg_zero_star": "on", "zero_init": 0.2})
+    hook, = corrected.model_options["sampler_pre_cfg_function"]
+    steps = []
+
+    def spy(args):
+        result, x = hook(args), args["input"]
+        cond, uncond = args["conds_out"][:2]
+        guided = uncond + 4 * (result[0] - uncond)
+        v_cond, v_uncond = x - cond, x - uncond
+        s = (v_cond * v_uncond).sum() / v_uncond.square().sum()
+        steps.append((apart(guided, x), apart(guided, x - s * v_uncond - 4 * (v_cond - s * v_uncond))))
+        return result
+    corrected.model_options["sampler_pre_cfg_function"] = [spy]
+    bench.run(corrected)
+    return steps
+
+
 def batch_is_single(bench):
     strong = bench.push(bands=STRONG, structure="structure", amount=8.0)
     return apart(bench.run(strong, batch=3)[1:2], bench.run(strong)) / float(bench.run(strong).abs().max())
@@ -245,6 +264,8 @@ def check(name):
              "alone": without_negative(bench), "drawn": drawn(bench), "compose": compose_checks(bench)}
     if name in ("sd15", "sd3"):
         facts["regions"], facts["packed"] = region_checks(bench), packed(bench)
+    if name != "sd15":
+        facts["zero_star"] = zero_star(bench)
     if name == "flux":
         facts["guidance"] = distilled(bench, {"distilled": "guidance", "low": 1.0})
     if name in ("flux", "sd3"):

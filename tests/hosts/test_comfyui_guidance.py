@@ -55,6 +55,13 @@ def test_it_composes_with_the_hosts_nodes_and_runs_in_one_order(facts, name):
     assert min(seen["rescale"], seen["apg"], seen["fresca"]) > 1e-4 and seen["order"] and seen["again"]
 
 
+@pytest.mark.parametrize("name", ("sd3", "flux", "wan"))
+def test_cfg_zero_star_stands_still_first_and_then_follows_its_formula(facts, name):
+    (still, _), *rest = facts[name]["zero_star"]
+    assert still < 1e-4 and len(rest) == 2
+    assert all(from_x > 1e-2 and from_formula < 1e-4 for from_x, from_formula in rest)
+
+
 @pytest.mark.parametrize("name", ("sd15", "sd3"))
 def test_every_region_and_an_inpainting_mask_keep_their_energy(facts, name):
     seen = facts[name]["regions"]
