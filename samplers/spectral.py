@@ -229,7 +229,7 @@ def reweight(delta: Tensor, recipe: Recipe, window: Window, sigma: Tensor, guide
         lift = excess * act
         if recipe.time == "deciding":
             lift = lift * deciding(e, power_field(recipe.powers, space, delta.device))
-        changed = plain + inverse_dct(dct(plain) * lift)
+        changed = plain + inverse_dct(dct(plain) * lift.clamp_min(-1))  # no gain falls below 0
     if recipe.structure is not None:
         changed = changed + act * recipe.structure(plain, guided.float(), uncond.float(), seed) * changed
     return (keep(plain, changed, regions) if recipe.keep_energy else changed) - plain

@@ -103,6 +103,15 @@ def test_energy_along_plain_guidance_is_kept_for_every_sample(band, structure, s
     torch.testing.assert_close(alone, change[1:], rtol=1e-5, atol=1e-5)
 
 
+def test_at_strength_2_a_gain_of_0_is_still_0():
+    delta, guided, uncond = latents((16, 24))
+    for strength in (1.0, 2.0):
+        given = recipe(knobs={"high": 0.0}, strength=strength, keep_energy=False)
+        left = transform.dct(delta + reweight(delta, given, Window(), sigma(), guided, uncond))
+        high = transform.radius((16, 24), delta.device) > 0.4
+        assert float(left[..., high].abs().max()) < 1e-4 < float(transform.dct(delta)[..., high].abs().max())
+
+
 def test_energy_is_kept_in_every_region_and_in_what_no_region_covers():
     delta, guided, uncond = latents((16, 24))
     left, middle = torch.zeros(2, 1, 16, 24)
