@@ -16,6 +16,7 @@ from tweedie_pack.nodes.run import KEY, Run
 from tweedie_pack.samplers.recipe import Settings, bind, compose
 from tweedie_pack.samplers.spectral import BANDS, Window, reweight
 from tweedie_pack.samplers.structure import MAPS
+from tweedie_pack.samplers.table import sigma_at
 
 OFF = {"apg": {"apg": "off"}, "cfg_zero_star": {"cfg_zero_star": "off"}, "rescale": 0.0,
        "interval": {"interval": "off"}}
@@ -159,6 +160,14 @@ def zero_star(bench):
     return steps
 
 
+def percents(bench):
+    """The largest relative difference of our sigma at a percentage to the host's."""
+    sampling = bench.model.get_model_object("model_sampling")
+    pairs = [(sigma_at(sampling.sigmas, percent), float(sampling.percent_to_sigma(percent)))
+             for percent in (0.02, 0.1, 0.25, 0.5, 0.77, 0.98)]
+    return max(abs(ours / theirs - 1) for ours, theirs in pairs)
+
+
 def batch_is_single(bench):
     strong = bench.push(bands=STRONG, structure="structure", amount=8.0)
     return apart(bench.run(strong, batch=3)[1:2], bench.run(strong)) / float(bench.run(strong).abs().max())
@@ -260,7 +269,7 @@ def check(name):
     bench = Bench(name)
     plain = bench.run()
     facts = {"neutral": neutral(bench, plain), "acts": acts(bench, plain), "core": matches_core(bench),
-             "batch": batch_is_single(bench), "undone": undone(bench, plain),
+             "percents": percents(bench), "batch": batch_is_single(bench), "undone": undone(bench, plain),
              "alone": without_negative(bench), "drawn": drawn(bench), "compose": compose_checks(bench)}
     if name in ("sd15", "sd3"):
         facts["regions"], facts["packed"] = region_checks(bench), packed(bench)

@@ -35,6 +35,11 @@ def test_the_node_adds_what_the_core_says_and_nothing_outside_its_percents(facts
 
 
 @pytest.mark.parametrize("name", FAMILIES)
+def test_percents_are_the_hosts(facts, name):
+    assert facts[name]["percents"] < 1e-3
+
+
+@pytest.mark.parametrize("name", FAMILIES)
 def test_a_picture_of_a_batch_is_what_it_is_alone(facts, name):
     assert facts[name]["batch"] < 1e-5
 

@@ -15,8 +15,8 @@ def small(config, base, **unet):
     model = base(settings, device="cpu")
     generator = torch.Generator().manual_seed(0)
     with torch.no_grad():
-        for parameter in model.parameters():
-            parameter.copy_(torch.randn(parameter.shape, generator=generator) * 0.05)
+        for weight in (*model.parameters(), *model.diffusion_model.buffers()):  # SD3's places are a buffer
+            weight.copy_(torch.randn(weight.shape, generator=generator) * 0.05)
     return ModelPatcher(model, CPU, CPU)
 
 
