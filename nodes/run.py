@@ -6,6 +6,7 @@ from collections import Counter
 from dataclasses import dataclass, field
 
 import comfy.patcher_extension
+import comfy.utils
 import torch
 from torch import Tensor
 
@@ -89,7 +90,8 @@ def regions(args: dict, run: Run) -> Tensor | None:
     space, device, masks = tuple(args["input"].shape[2:]), args["input"].device, []
     for cond in args["conds"][0]:
         if "mask" in cond and tuple(cond["mask"].shape[1:]) == space:
-            masks.append(cond["mask"].to(device).float())
+            mask = comfy.utils.repeat_to_batch_size(cond["mask"], len(args["input"]))
+            masks.append(mask.to(device).float())
         elif cond.get("area") and len(cond["area"]) == 2 * len(space):
             masks.append(area_mask(cond["area"], space, device))
     if run.changeable is not None and tuple(run.changeable.shape[1:]) == space:

@@ -229,6 +229,8 @@ def region_checks(bench):
     watched.model_options["sampler_pre_cfg_function"] = [spy]
     bench.run(watched, positive=masked)
     prompts = len(ratios)
+    two = torch.cat([left, 1 - left])  # the host repeats masks of two for a batch of four
+    bench.run(pushed, batch=4, positive=[[words, options | {"mask": two}] for words, options in masked])
     bench.run(watched, mask=left[:, None])
     inside = ratios[prompts::2]
     return {"regions": ratios[:prompts], "inpaint": inside}
