@@ -32,8 +32,11 @@ def at_low_guidance(args: dict, low: float) -> Tensor | None:
     return evaluate(args, conds, args["model_options"])
 
 
-def without_layers(args: dict, layers: list[int]) -> Tensor:
-    """The positive pass with blocks left out, as in Skip Layer Guidance (Stability AI 2024)."""
+def without_layers(args: dict, layers: list[int]) -> Tensor | None:
+    """The positive pass with blocks left out, as Skip Layer Guidance does (Stability AI 2024); UNets: None."""
+    if hasattr(args["model"].diffusion_model, "input_blocks"):
+        return None
+
     def skip(block_args, extra):
         return block_args
     options = args["model_options"].copy()  # the host's function writes into it
@@ -57,6 +60,7 @@ def check(choice: dict) -> None:
 
 
 def second_pass(args: dict, choice: dict) -> Tensor | None:
+    """None where the model has nothing of the kind to vary."""
     if choice["distilled"] == "guidance":
         return at_low_guidance(args, choice["low"])
     return without_layers(args, read_layers(choice["layers"]))

@@ -26,8 +26,8 @@ PACKED = ("guidance: this latent packs several streams (audio beside video) or h
           "nothing is changed")
 ALONE = ("guidance: there is no negative pass (cfg 1), so there is no difference to weigh and nothing is "
          "changed; raise cfg, or for a guidance-distilled model set `distilled`")
-NO_VALUE = ("guidance: this model takes no guidance value to vary, so nothing is changed; set `distilled` to "
-            "skip_layer or off")
+NO_PASS = ("guidance: this model has no guidance value to vary (`distilled` guidance), or no numbered blocks "
+           "to skip (skip_layer), so nothing is changed; choose the other, or off")
 
 
 def powers_of(model, text: str = "") -> tuple[float, ...]:
@@ -57,7 +57,7 @@ def counterpart(args: dict, run: Run, window: Window, distilled: dict) -> tuple[
         return None
     estimate = second_pass(args, distilled)
     if estimate is None:
-        run.say(NO_VALUE)
+        run.say(NO_PASS)
         return None
     return estimate, 1.0
 

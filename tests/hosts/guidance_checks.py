@@ -22,6 +22,7 @@ OFF = {"apg": {"apg": "off"}, "cfg_zero_star": {"cfg_zero_star": "off"}, "rescal
        "interval": {"interval": "off"}}
 NEUTRAL = {"bands": "two_band", "low": 1.0, "high": 1.0, "cutoff": 0.25}
 STRONG = NEUTRAL | {"low": 3.0}
+GUIDANCE, SKIP = {"distilled": "guidance", "low": 1.0}, {"distilled": "skip_layer", "layers": "1"}
 APG = {"apg": "on", "eta": 0.0, "norm_threshold": 5.0, "momentum": -0.5}
 
 
@@ -197,14 +198,14 @@ class Lines(logging.Handler):
         self.lines.append(record.getMessage())
 
 
-def without_negative(bench):
+def says_why(bench, reason, distilled=None):
     """At cfg 1: nothing is changed, and one line says so."""
     heard = Lines()
     logging.getLogger("tweedie").addHandler(heard)
-    strong = bench.push(bands=STRONG)
+    strong = bench.push(bands=STRONG, distilled=distilled)
     unchanged = same(bench.run(strong, cfg=1.0), bench.run(cfg=1.0))
     logging.getLogger("tweedie").removeHandler(heard)
-    return unchanged and len(heard.lines) == 1 and "no negative pass" in heard.lines[0]
+    return unchanged and len(heard.lines) == 1 and reason in heard.lines[0]
 
 
 def region_checks(bench):
@@ -272,15 +273,18 @@ def check(name):
     plain = bench.run()
     facts = {"neutral": neutral(bench, plain), "acts": acts(bench, plain), "core": matches_core(bench),
              "percents": percents(bench), "batch": batch_is_single(bench), "undone": undone(bench, plain),
-             "alone": without_negative(bench), "drawn": drawn(bench), "compose": compose_checks(bench)}
+             "alone": says_why(bench, "no negative pass"), "drawn": drawn(bench),
+             "compose": compose_checks(bench)}
     if name in ("sd15", "sd3"):
         facts["regions"], facts["packed"] = region_checks(bench), packed(bench)
+    if name == "sd15":
+        facts["no_pass"] = [says_why(bench, "no numbered blocks", choice) for choice in (GUIDANCE, SKIP)]
     if name != "sd15":
         facts["zero_star"] = zero_star(bench)
     if name == "flux":
-        facts["guidance"] = distilled(bench, {"distilled": "guidance", "low": 1.0})
+        facts["guidance"] = distilled(bench, GUIDANCE)
     if name in ("flux", "sd3"):
-        facts["skip_layer"] = distilled(bench, {"distilled": "skip_layer", "layers": "1"})
+        facts["skip_layer"] = distilled(bench, SKIP)
     facts["untouched"] = same(bench.run(), plain)
     return facts
 

@@ -54,6 +54,10 @@ def test_without_a_negative_pass_nothing_is_changed_and_one_line_says_so(facts, 
     assert facts[name]["alone"]
 
 
+def test_a_model_without_what_a_second_pass_needs_says_so(facts):
+    assert facts["sd15"]["no_pass"] == [True, True]
+
+
 @pytest.mark.parametrize("name", FAMILIES)
 def test_it_composes_with_the_hosts_nodes_and_runs_in_one_order(facts, name):
     seen = facts[name]["compose"]
