@@ -33,7 +33,7 @@ def at_low_guidance(args: dict, low: float) -> Tensor | None:
 
 
 def without_layers(args: dict, layers: list[int]) -> Tensor | None:
-    """The positive pass with blocks left out, as Skip Layer Guidance does (Stability AI 2024); UNets: None."""
+    """The positive pass less some blocks, as Skip Layer Guidance has it (Stability AI 2024); UNets: None."""
     if hasattr(args["model"].diffusion_model, "input_blocks"):
         return None
 
