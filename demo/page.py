@@ -171,9 +171,9 @@ def tag_section(folder: pathlib.Path, section: Section) -> str:
               for title, picture in section.drawings.items()]
     if section.curves:
         charts.append(tag_chart(folder / file_name(name, "curves"), section.curves, "Where their steps lie"))
+    cards = f'<div class="cards">{"".join(charts)}</div>' if charts else ""
     return (f'<section id="{anchor(name)}"><h2>{escape(name)}</h2><p>{escape(section.text)}</p>'
-            f'{tag_rows(folder, name, section.captions, section.rows)}'
-            f'<div class="cards">{"".join(charts)}</div></section>')
+            f'{tag_rows(folder, name, section.captions, section.rows)}{cards}</section>')
 
 
 def anchor(title: str) -> str:

@@ -113,14 +113,10 @@ def fresh_denoiser(sampler: Any) -> Iterator[None]:
         yield
 
 
-def latent_family(sd_model: Any, channels: int) -> tuple[str, bool]:
-    """The model's latent format, as power.POWER names it, and whether it is guessed from the channels."""
-    for flag, family in FAMILIES.items():
-        if getattr(sd_model, flag, False):
-            return family, False
-    if type(sd_model).__name__ == "Flux":  # Forge's class
-        return "Flux", False
-    return {4: "SD15", 16: "Flux"}.get(channels, f"a {channels}-channel model"), True
+def latent_format(sd_model: Any) -> str:
+    """As power.POWER names it; else the name of the model's class, which on Forge is `Flux` for Flux."""
+    return next((family for flag, family in FAMILIES.items() if getattr(sd_model, flag, False)),
+                type(sd_model).__name__)
 
 
 def asked_scale(p: Any) -> float:

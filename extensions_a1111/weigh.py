@@ -2,7 +2,6 @@
 from __future__ import annotations
 
 import functools
-import logging
 import math
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
@@ -11,29 +10,16 @@ import torch
 from torch import Tensor
 
 from ..samplers.guidance import Companions, Memory, guide
-from ..samplers.power import POWER
+from ..samplers.power import find_powers
 from ..samplers.spectral import Recipe, Window, partition, reweight
 from . import host
-from .panel import TITLE, Panel
-
-log = logging.getLogger("tweedie")
-
-
-def powers_of(sd_model: Any, channels: int) -> tuple[float, ...]:
-    """The power of clean latents, at power.RADII, in this model's latent format."""
-    family, guessed = host.latent_family(sd_model, channels)
-    if family not in POWER:
-        raise ValueError(f"{TITLE}: the power of {family}'s latents, which time 'deciding' needs, was not "
-                         "measured; pick another time")
-    if guessed:
-        log.warning("%s: latents of %d channels are taken for %s's", TITLE, channels, family)
-    return POWER[family]
+from .panel import Panel
 
 
 def make_change(panel: Panel, p: Any, x: Tensor) -> host.Change:
     """For one pass, whose latent is x [B,C,*S]; ValueError where the settings contradict each other."""
     deciding = panel.settings.time == "deciding" and panel.weighs
-    recipe = panel.recipe(powers_of(p.sd_model, x.shape[1]) if deciding else ())
+    recipe = panel.recipe(find_powers([host.latent_format(p.sd_model)], x.shape[1]) if deciding else ())
     recipe.excess(tuple(x.shape[2:]), x.device)
     companions, memory, denoiser = panel.companions, Memory(), p.sampler.model_wrap_cfg
     begin, end = panel.settings.start_percent, panel.settings.end_percent

@@ -87,7 +87,7 @@ def watch(record: Record):
 
         hooks = guider.model_options.get("sampler_pre_cfg_function", [])
         guider.model_options["sampler_pre_cfg_function"] = [first, *hooks, last]
-        record.__dict__.update(vars(Record()))
+        record.__init__()  # as new
         try:
             return executor(*args, **kwargs)
         finally:

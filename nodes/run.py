@@ -21,12 +21,12 @@ KEY = "tweedie_run"
 class Run:
     """seed: the run's. changeable: where a denoise mask lets the picture change [B,*S], or None.
 
-    The other fields are keyed by what uses them: a hook, or its settings.
+    windows are keyed by their percents, memories and calls by the hook that has them.
     """
 
     seed: int
     changeable: Tensor | None = None
-    windows: dict[object, Window] = field(default_factory=dict)
+    windows: dict[tuple[float, float], Window] = field(default_factory=dict)
     memories: dict[object, Memory] = field(default_factory=dict)
     calls: Counter = field(default_factory=Counter)
     said: set[str] = field(default_factory=set)

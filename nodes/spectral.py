@@ -11,15 +11,15 @@ from torch import Tensor
 
 from ..plugin import read_knobs
 from ..samplers.guidance import GROUPS, Companions, Memory, guide
-from ..samplers.power import POWER, calibrate, from_text, to_text
-from ..samplers.recipe import Settings, bind, compose
+from ..samplers.power import calibrate, find_powers, from_text, to_text
+from ..samplers.recipe import Settings, compose
 from ..samplers.spectral import BANDS, Recipe, Window, gate, reweight
 from ..samplers.structure import MAPS
 from ..samplers.table import to_edm
 from .distilled import PASSES, check, second_pass
 from .model import is_flow
 from .run import KEY, Run, add_hook, packed, progress, regions
-from .widgets import chooser, options, widget
+from .widgets import choose, chooser, options, widget
 
 CATEGORY = "tweedie/guidance"
 PACKED = ("guidance: this latent packs several streams (audio beside video) or has no rows and columns; "
@@ -30,15 +30,12 @@ NO_PASS = ("guidance: this model has no guidance value to vary (`distilled` guid
            "to skip (skip_layer), so nothing is changed; choose the other, or off")
 
 
-def powers_of(model, text: str = "") -> tuple[float, ...]:
-    """P of the model's latents: from text, else from the shipped table, by format or else by channels."""
+def powers_of(model, text: str) -> tuple[float, ...]:
+    """P of the model's latents: from text, else from the shipped table."""
     if text.strip():
         return from_text(text)
     latent_format = model.get_model_object("latent_format")
-    for kind in type(latent_format).__mro__:
-        if kind.__name__ in POWER:
-            return POWER[kind.__name__]
-    return POWER["SD15" if latent_format.latent_channels == 4 else "Flux"]
+    return find_powers([kind.__name__ for kind in type(latent_format).__mro__], latent_format.latent_channels)
 
 
 def acts(sigma: Tensor, window: Window) -> bool:
@@ -109,11 +106,9 @@ class TweedieSpectralGuidance(io.ComfyNode):
     def execute(cls, model, bands, time, structure, strength, keep_energy, start_percent, end_percent,
                 distilled=None, power="") -> io.NodeOutput:
         settings = Settings(time, strength, keep_energy, start_percent, end_percent).checked()
-        picks = []
-        for name, registry, value in (("bands", BANDS, bands), ("structure", MAPS, structure)):
-            knobs = {key: knob for key, knob in value.items() if key != name}
-            picks.append(bind(value[name], registry, knobs))
-        recipe = compose(*picks, settings, powers_of(model, power))
+        powers = powers_of(model, power) if time == "deciding" else ()
+        where = choose(MAPS, structure, "structure") if structure["structure"] != "off" else None
+        recipe = compose(choose(BANDS, bands, "bands"), where, settings, powers)
         recipe.excess((8, 8), torch.device("cpu"))  # so that a wrong knob is refused here
         distilled = distilled or {"distilled": "off"}
         check(distilled)

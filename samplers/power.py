@@ -15,6 +15,7 @@ of frames. `calibrate` on latents of your own, as long as the clips to be made, 
 """
 from __future__ import annotations
 
+import logging
 import math
 import re
 from collections.abc import Sequence
@@ -24,6 +25,8 @@ import torch
 from torch import Tensor
 
 from .dct import dct, radius
+
+log = logging.getLogger("tweedie")
 
 RADII = (1 / 32, 1 / 16, 1 / 8, 1 / 4, 1 / 2, 1.0)  # fractions of Nyquist, octaves
 LABELS = ("1/32", "1/16", "1/8", "1/4", "1/2", "1")
@@ -37,6 +40,7 @@ POWER: dict[str, tuple[float, ...]] = {  # ComfyUI's latent format -> P at RADII
     "Flux": (73.0, 16.5, 3.78, 0.858, 0.25, 0.126),
     "Wan21": (1970.0, 397.0, 37.4, 4.06, 0.329, 0.0315),
 }
+LIKELY = {4: "SD15", 16: "Flux"}  # channels -> the row for a format that has none
 EXAMPLE = ", ".join(f"{label}: {power:g}" for label, power in zip(LABELS, POWER["SDXL"], strict=True))
 
 
@@ -78,6 +82,21 @@ def check_latents(latents: Tensor) -> Tensor:
     if not bool(torch.isfinite(latents).all()):
         raise ValueError("clean latents hold NaN or infinity; check the VAE, some overflow in half precision")
     return latents
+
+
+def find_powers(formats: Sequence[str], channels: int) -> tuple[float, ...]:
+    """P at RADII of the first of a latent's format names that POWER holds, else, with a line in the log, of
+    the likely one for its channels; ValueError where there is none."""
+    for name in formats:
+        if name in POWER:
+            return POWER[name]
+    if channels not in LIKELY:
+        raise ValueError(f"time 'deciding' needs the power of clean latents, and that of {formats[0]} "
+                         f"({channels} channels) was not measured; measure it with Tweedie Latent Power in "
+                         "ComfyUI, or pick another time")
+    log.warning("the power of %s's latents was not measured; time 'deciding' takes that of %s", formats[0],
+                LIKELY[channels])
+    return POWER[LIKELY[channels]]
 
 
 def power_at(radius: Tensor, powers: Sequence[float]) -> Tensor:

@@ -4,7 +4,16 @@ import math
 import pytest
 import torch
 from tweedie_pack.samplers.dct import inverse_dct, radius
-from tweedie_pack.samplers.power import EXAMPLE, POWER, RADII, calibrate, from_text, power_at, to_text
+from tweedie_pack.samplers.power import (
+    EXAMPLE,
+    POWER,
+    RADII,
+    calibrate,
+    find_powers,
+    from_text,
+    power_at,
+    to_text,
+)
 
 LAW = (800.0, 200.0, 50.0, 12.5, 3.125, 0.78125)  # r^-2
 CPU = torch.device("cpu")
@@ -163,3 +172,11 @@ def test_every_row_is_a_latent_of_about_unit_variance(name):
     """The mean of P over all of a latent's coefficients is its variance (Parseval), here without its mean."""
     space = (16, 40, 64) if name == "Wan21" else (64, 64)  # P of a video holds for its number of frames
     assert 0.35 < float(power_at(radius(space, CPU), POWER[name]).mean()) < 1.1
+
+
+def test_a_format_without_a_row_takes_a_likely_one_and_says_so(caplog):
+    assert find_powers(["Wan22", "Wan21"], 16) == POWER["Wan21"] and not caplog.text
+    assert find_powers(["Mochi"], 16) == POWER["Flux"] and find_powers(["SD_X4"], 4) == POWER["SD15"]
+    assert "Mochi's latents was not measured; time 'deciding' takes that of Flux" in caplog.text
+    with pytest.raises(ValueError, match=r"LTXV \(128 channels\) was not measured; measure it"):
+        find_powers(["LTXV"], 128)

@@ -129,27 +129,23 @@ def test_the_window_follows_a_table_that_the_other_panel_has_changed():
     assert torch.equal(run(names, denoiser, x, sigma), plain)
 
 
-def test_time_deciding_needs_the_power_of_the_models_family(monkeypatch, caplog):
+def test_time_deciding_takes_the_power_of_the_models_latents_or_says_what_it_takes(caplog):
     names, x = LOW | {"time": "deciding"}, noise(1)
     p = make_pass(Guide(noise(2), SINGLE))
-    monkeypatch.setattr(weigh, "POWER", {})
-    with pytest.raises(ValueError, match="SD15's latents.* was not measured; pick another time"):
-        weigh.make_change(reading(names), p, x)
-    monkeypatch.setattr(weigh, "POWER", {"SD15": (9.0, 6.0, 4.0, 2.0, 1.0, 0.5)})
     weigh.make_change(reading(names), p, x)
     assert not caplog.text
     p.sd_model.is_sd1 = False
     weigh.make_change(reading(names), p, x)
-    assert "latents of 4 channels are taken for SD15's" in caplog.text
+    assert "was not measured; time 'deciding' takes that of SD15" in caplog.text
+    with pytest.raises(ValueError, match="128 channels.* was not measured"):
+        weigh.make_change(reading(names), p, x.repeat(1, 32, 1, 1))
 
 
-@pytest.mark.parametrize("flags, channels, expected", [
-    ({"is_sd1": True}, 4, ("SD15", False)), ({"is_sdxl": True}, 4, ("SDXL", False)),
-    ({"is_sd3": True}, 16, ("SD3", False)),
-    ({"is_wan": True}, 16, ("Wan21", False)), ({}, 16, ("Flux", True)), ({}, 4, ("SD15", True)),
-    ({}, 128, ("a 128-channel model", True))])
-def test_the_family_is_read_from_the_model_or_guessed(flags, channels, expected):
-    assert host.latent_family(SimpleNamespace(**flags), channels) == expected
+@pytest.mark.parametrize("flags, expected", [
+    ({"is_sd1": True}, "SD15"), ({"is_sdxl": True}, "SDXL"), ({"is_sd3": True}, "SD3"),
+    ({"is_wan": True}, "Wan21"), ({}, "SimpleNamespace")])
+def test_the_latent_format_is_read_from_the_model(flags, expected):
+    assert host.latent_format(SimpleNamespace(**flags)) == expected
 
 
 class Unet:

@@ -10,7 +10,7 @@ import sys
 import numpy as np
 import torch
 
-sys.path.append(str(pathlib.Path(__file__).resolve().parents[1]))
+sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))  # its conftest, not that of hosts/
 import in_comfyui  # noqa: F401, I001
 import comfy.k_diffusion.sampling as k_diffusion
 import comfy.model_sampling as ms

@@ -13,6 +13,8 @@ from hosts.tiny_families import MODELS, conditioning
 from tweedie_pack.nodes import flow, measure, schedules, zero_snr
 
 schedules.register_menus()
+
+
 class Note:
     """Remembers what a run began with."""
 

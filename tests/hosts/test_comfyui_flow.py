@@ -1,22 +1,13 @@
 """The flow nodes on tiny SD3 and Flux models of ComfyUI's own classes, in ComfyUI's Python."""
-import json
-import os
-import pathlib
-import subprocess
-
 import pytest
-from hosts.need import need
+from hosts.need import need, run_checks
 
 _, PYTHON = need("COMFYUI_PATH", "COMFYUI_PYTHON")
 
 
 @pytest.fixture(scope="module")
 def facts(tmp_path_factory):
-    script = pathlib.Path(__file__).with_name("flow_checks.py")
-    environment = os.environ | {"TWEEDIE_PROBE": str(tmp_path_factory.mktemp("probe"))}
-    done = subprocess.run([PYTHON, script], capture_output=True, text=True, timeout=600, env=environment)
-    assert done.returncode == 0, done.stderr[-3000:]
-    return json.loads(done.stdout.splitlines()[-1])
+    return run_checks(PYTHON, "flow_checks.py", TWEEDIE_PROBE=str(tmp_path_factory.mktemp("probe")))
 
 
 @pytest.mark.parametrize("name", ("sd3", "flux"))

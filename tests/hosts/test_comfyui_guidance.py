@@ -1,10 +1,6 @@
 """The guidance nodes on tiny SD1.5, SD3, Flux and Wan models of ComfyUI's own classes, in its Python."""
-import json
-import pathlib
-import subprocess
-
 import pytest
-from hosts.need import need
+from hosts.need import need, run_checks
 
 _, PYTHON = need("COMFYUI_PATH", "COMFYUI_PYTHON")
 FAMILIES = ("sd15", "sd3", "flux", "wan")  # wan: latents of five axes
@@ -12,10 +8,7 @@ FAMILIES = ("sd15", "sd3", "flux", "wan")  # wan: latents of five axes
 
 @pytest.fixture(scope="module")
 def facts():
-    script = pathlib.Path(__file__).with_name("guidance_checks.py")
-    done = subprocess.run([PYTHON, script], capture_output=True, text=True, timeout=600)
-    assert done.returncode == 0, done.stderr[-3000:]
-    return json.loads(done.stdout.splitlines()[-1])
+    return run_checks(PYTHON, "guidance_checks.py")
 
 
 @pytest.mark.parametrize("name", FAMILIES)

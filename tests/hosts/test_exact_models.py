@@ -1,20 +1,13 @@
 """Exact models under ComfyUI's own samplers and schedules (research T1 to T6), run in the host's Python."""
-import json
-import pathlib
-import subprocess
-
 import pytest
-from hosts.need import need
+from hosts.need import need, run_checks
 
 _, PYTHON = need("COMFYUI_PATH", "COMFYUI_PYTHON")
 
 
 @pytest.fixture(scope="module")
 def facts():
-    script = pathlib.Path(__file__).with_name("exact_checks.py")
-    done = subprocess.run([PYTHON, script], capture_output=True, text=True, timeout=900)
-    assert done.returncode == 0, done.stderr[-3000:]
-    return json.loads(done.stdout.splitlines()[-1])
+    return run_checks(PYTHON, "exact_checks.py")
 
 
 def test_orders_of_the_hosts_samplers(facts):
