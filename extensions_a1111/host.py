@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 
 from torch import Tensor
 
+from ..controls.layouts import LAYOUTS
 from ..plugin import load_plugins
 from ..samplers.schedules import SCHEDULES
 from ..samplers.spectral import BANDS
@@ -48,7 +49,7 @@ def load_strangers() -> tuple[str, ...]:
     """Load third-party plugins, once for each load of the pack; returns a line for each that failed."""
     folder = pathlib.Path(__file__).resolve().parents[1] / "plugins"
     points = importlib.metadata.entry_points(group="tweedie_pack.plugins")
-    registries = {"SCHEDULES": SCHEDULES, "BANDS": BANDS, "MAPS": MAPS}
+    registries = {"SCHEDULES": SCHEDULES, "BANDS": BANDS, "MAPS": MAPS, "LAYOUTS": LAYOUTS}
     return tuple(load_plugins(folder, __package__.partition(".")[0], registries, points))
 
 
@@ -169,8 +170,25 @@ def change_noise(guide: Any, step: Step, change: Change) -> Tensor:
     x, timestep = step.x, step.sigma
     if guide.mask is not None:  # blended in before the model sees it
         x = x * guide.nmask + guide.init_latent * guide.mask
-    alpha_bar = guide.alphas[timestep.long()].reshape(-1, *[1] * (x.ndim - 1))
-    sigma = ((1 - alpha_bar) / alpha_bar).sqrt()
+    sigma = true_sigma(guide, timestep)
+    wide = sigma.reshape(-1, *[1] * (x.ndim - 1))
     guided, cond, uncond = (guide.get_pred_x0(x, noise, timestep) for noise in step[2:5])
-    changed = change(Step(x / alpha_bar.sqrt(), sigma.flatten(), guided, cond, uncond, step.scale))
-    return step.guided - ((changed - guided) / sigma).to(step.guided)
+    changed = change(Step(x * (1 + wide**2).sqrt(), sigma, guided, cond, uncond, step.scale))
+    return step.guided - ((changed - guided) / wide).to(step.guided)
+
+
+def true_sigma(guide: Any, sigma: Tensor) -> Tensor:
+    """Sigmas [B] of a step of A1111; DDIM, PLMS and UniPC give timesteps for them."""
+    if not hasattr(guide, "alphas"):
+        return sigma
+    alpha_bar = guide.alphas[sigma.long()]
+    return ((1 - alpha_bar) / alpha_bar).sqrt()
+
+
+def attention_kernel(unet: Any) -> Callable[..., Tensor]:
+    """Forge's and its kin's attention, (q, k, v, heads) -> output, all [B,N,C]."""
+    if hasattr(unet.model, "predictor"):
+        from backend.attention import attention_function
+        return attention_function
+    from ldm_patched.ldm.modules.attention import optimized_attention
+    return optimized_attention

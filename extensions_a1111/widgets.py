@@ -14,6 +14,8 @@ def draw(knob: Knob, label: str, **options: Any) -> gr.components.Component:
         return gr.Dropdown(choices=list(knob.choices), value=knob.default, label=label, **options)
     if knob.kind is bool:
         return gr.Checkbox(value=knob.default, label=label, **options)
+    if knob.kind is str:
+        return gr.Textbox(value=knob.default, label=label, **options)
     low, high, step, tip = knob.range.low, knob.range.high, knob.range.step, knob.range.tip or None
     return gr.Slider(minimum=low, maximum=high, step=step, value=knob.default, label=label, info=tip,
                      **options)

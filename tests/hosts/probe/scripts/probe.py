@@ -8,6 +8,7 @@ from modules import infotext_utils, script_callbacks, scripts, sd_samplers, shar
 seen = {"sigmas": [], "left": [], "steps": []}
 recording = set()  # holds "record" while a run's steps are to be noted
 HOOKS = ("sample", "sample_img2img", "get_sigmas", "tweedie_waits")
+GUIDED = ("forward", "combine_denoised", "update_inner_model")
 
 
 def note(params):
@@ -57,7 +58,11 @@ class Probe(scripts.Script):
         own = vars(p.sampler) if p.sampler else {}
         guide = vars(p.sampler.model_wrap_cfg) if p.sampler else {}
         seen["left"] += [name for name in HOOKS if name in own]
-        seen["left"] += [name for name in ("forward", "combine_denoised") if name in guide]
+        seen["left"] += [name for name in GUIDED if name in guide]
+        if not hasattr(shared.sd_model, "forge_objects"):
+            modules = dict(shared.sd_model.model.diffusion_model.named_modules())
+            seen["left"] += [name for name, module in modules.items()
+                             if module._forward_pre_hooks or "forward" in vars(module)]
 
 
 def table():
