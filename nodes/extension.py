@@ -6,11 +6,12 @@ from importlib.metadata import entry_points
 
 from comfy_api.latest import ComfyExtension, io
 
+from ..controls.layouts import LAYOUTS
 from ..plugin import load_plugins
 from ..samplers.schedules import SCHEDULES
 from ..samplers.spectral import BANDS
 from ..samplers.structure import MAPS
-from . import flow, measure, probe, schedules, spectral, tiny, zero_snr
+from . import flow, measure, overlay, probe, regions, schedules, spectral, tiny, zero_snr
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 
@@ -18,10 +19,10 @@ ROOT = pathlib.Path(__file__).resolve().parents[1]
 class Extension(ComfyExtension):
     async def on_load(self) -> None:
         package = __package__.rpartition(".")[0]
-        load_plugins(ROOT / "plugins", package, {"SCHEDULES": SCHEDULES, "BANDS": BANDS, "MAPS": MAPS},
-                     entry_points(group="tweedie_pack.plugins"))
+        registries = {"SCHEDULES": SCHEDULES, "BANDS": BANDS, "MAPS": MAPS, "LAYOUTS": LAYOUTS}
+        load_plugins(ROOT / "plugins", package, registries, entry_points(group="tweedie_pack.plugins"))
         schedules.register_menus()
 
     async def get_node_list(self) -> list[type[io.ComfyNode]]:
         return [*schedules.NODES, *zero_snr.NODES, *flow.NODES, *measure.NODES, *spectral.NODES,
-                *probe.NODES, *tiny.NODES]
+                *probe.NODES, *regions.NODES, *overlay.NODES, *tiny.NODES]

@@ -10,8 +10,10 @@ import comfy.utils
 import torch
 from torch import Tensor
 
+from ..controls.regions import MaskSet
 from ..samplers.guidance import Memory
 from ..samplers.spectral import Window, partition
+from .regional import KEY as PLAN
 
 log = logging.getLogger("tweedie")
 KEY = "tweedie_run"
@@ -85,6 +87,12 @@ def area_mask(area: tuple[int, ...], space: tuple[int, ...], device: torch.devic
     return mask
 
 
+def regional_masks(masks: MaskSet, space: tuple[int, ...], device: torch.device) -> list[Tensor]:
+    """Each region's shares of the picture [1,*space], alike in every frame."""
+    shares = masks.on(space[-2:], space[-2:], tuple(range(len(masks.regions))), device)[1:]
+    return [share.expand(1, *space) for share in shares]
+
+
 def regions(args: dict, run: Run) -> Tensor | None:
     """The prompt's regions as shares [R,1|B,1,*S], within what may change; None for one region all over."""
     space, device, masks = tuple(args["input"].shape[2:]), args["input"].device, []
@@ -92,6 +100,8 @@ def regions(args: dict, run: Run) -> Tensor | None:
         if "mask" in cond and tuple(cond["mask"].shape[1:]) == space:
             mask = comfy.utils.repeat_to_batch_size(cond["mask"], len(args["input"]))
             masks.append(mask.to(device).float())
+        elif PLAN in cond:
+            masks += regional_masks(cond[PLAN].masks, space, device)
         elif cond.get("area") and len(cond["area"]) == 2 * len(space):
             masks.append(area_mask(cond["area"], space, device))
     if run.changeable is not None and tuple(run.changeable.shape[1:]) == space:
