@@ -39,6 +39,7 @@ from .scope import enclose_next_pass
 log = logging.getLogger("tweedie")
 AXES, BATCH, OVERLAYS = (f"tweedie_regional_{name}" for name in ("axes", "batch", "overlays"))  # of p
 HIDDEN = ("ratios", "shapes", PAINTED)  # groups of widgets of which a layout shows one
+LIVE = ("layout", "ratios", "base_ratio", "shapes", "flip", "flip_prompts", "feather", "picture")  # redraw
 WATCHED = {"prompt": "", "neg_prompt": "", "width": 512, "height": 512}  # what a preview reads of the host
 
 
@@ -128,20 +129,32 @@ def one_pass(batch: Batch | ValueError, p: Any, x: Tensor, steps: int | None,
         yield
 
 
-def preview(prompt: str, negative: str, width: float, height: float, *values: Any):
-    """The layout [H,W,3], uint8, and what was read."""
+def look(prompt: str, negative: str, width: float, height: float, *values: Any):
+    """The layout [H,W,3], uint8, and what was read; ValueError says what can't be."""
     from ..controls.preview import draw_layout
     from ..samplers.sheet import load_font
 
-    try:
-        settings = read([True, *values[1:]])
-        tree = read_tree(settings, prompt, negative, count_shapes(settings))
-        masks = draw_masks(settings, tree, (int(height), int(width)))
-    except ValueError as error:
-        raise gr.Error(str(error)) from error
+    settings = read([True, *values[1:]])
+    tree = read_tree(settings, prompt, negative, count_shapes(settings))
+    masks = draw_masks(settings, tree, (int(height), int(width)))
     names = [cell.text for cell in tree.cells]
     picture = draw_layout(masks.shares(tuple(range(len(names)))), names, load_font)
     return (picture * 255).round().byte().cpu().numpy(), tell(tree)
+
+
+def preview(*inputs: Any):
+    try:
+        return look(*inputs)
+    except ValueError as error:
+        raise gr.Error(str(error)) from error
+
+
+def preview_live(*inputs: Any):
+    """While the user is typing, what is wrong stands among the words and stops nobody."""
+    try:
+        return look(*inputs)
+    except ValueError as error:
+        return gr.update(), str(error)
 
 
 def choose_preset(preset: str) -> list:
@@ -201,7 +214,10 @@ class TweedieRegionalPrompt(scripts.Script):
         controls["layout"].change(fn=show_group, inputs=[controls["layout"]], outputs=groups)
         preset.change(fn=choose_preset, inputs=[preset], outputs=[controls[name] for name in preset_names()])
         watched = [self.watched.get(name) or gr.State(value) for name, value in WATCHED.items()]
-        button.click(fn=preview, inputs=[*watched, *inputs], outputs=[picture, notes])
+        seen = {"inputs": [*watched, *inputs], "outputs": [picture, notes]}
+        button.click(fn=preview, **seen)
+        for name in LIVE:
+            controls[name].change(fn=preview_live, **seen)
         self.infotext_fields = [(controls[name], widgets.from_infotext(knob, key_of(name)))
                                 for name, knob in knobs().items()]
         self.paste_field_names = [key_of(name) for name in knobs()]

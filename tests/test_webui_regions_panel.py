@@ -210,6 +210,8 @@ def test_the_layout_is_drawn_with_what_was_read(regions, monkeypatch):
     assert notes.startswith("there is one region, the whole picture")
     with pytest.raises(sys.modules["gradio"].Error, match="give one line for each region"):
         regions.preview("a BREAK b", "", 96, 64, *vars(panel.Settings(layout="boxes")).values())
+    _, notes = regions.preview_live("a BREAK b", "", 96, 64, *vars(panel.Settings(layout="boxes")).values())
+    assert "give one line for each region" in notes
 
 
 def test_the_page_has_a_widget_for_every_setting_and_watches_the_hosts(regions):
