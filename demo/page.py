@@ -55,7 +55,7 @@ img { display: block; height: auto; max-width: 100%; }
 .show thead td { vertical-align: bottom; color: var(--pale); font-size: .75rem; padding-bottom: .5rem;
   line-height: 1.3; }
 .show td { width: 128px; min-width: 128px; vertical-align: top; padding: 0 0 .9rem; }
-.show td img { width: 128px; height: 128px; border-radius: 7px; background: var(--chip);
+.show td img { width: auto; height: 128px; max-width: none; border-radius: 7px; background: var(--chip);
   outline: 1px solid rgba(128, 128, 128, .3); outline-offset: -1px; }
 .show td span { display: block; padding-top: .3rem; font-size: .75rem; line-height: 1.3; color: var(--pale);
   font-variant-numeric: tabular-nums; }

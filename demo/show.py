@@ -1,4 +1,4 @@
-"""(tiny models, settings) -> sections: rows of pictures [B,3,128,128] in 0..1 from one noise, and notes.
+"""(tiny models, settings) -> sections: rows of pictures [B,3,H,W] in 0..1 from one noise, and notes.
 
 Every section but the first sets off against on. Nothing here knows a page or a console.
 """
@@ -19,7 +19,7 @@ from ..samplers.recommend import recommended
 from ..samplers.schedules import SCHEDULES
 from ..samplers.spectral import Window
 from ..samplers.zero_snr import calibrate_dc
-from . import spectral
+from . import regions, spectral
 from .sampling import LIBRARY, SAMPLERS, library_sigmas, percent, sample
 from .tiny.model import Denoise, Tiny, decode, guide, load, load_control
 from .world import Scene, draw, one_hand, one_shape, two_shapes
@@ -117,13 +117,13 @@ def load_models() -> Models:
     return Models(v, load("epsilon"), {hint: load_control(v, hint) for hint in ("edges", "depth")})
 
 
-def pure_noise(count: int, seed: int) -> Tensor:
-    """[count,4,16,16]"""
-    return torch.randn(count, 4, 16, 16, generator=torch.Generator().manual_seed(seed))
+def pure_noise(count: int, seed: int, latent: Sequence[int] = (4, 16, 16)) -> Tensor:
+    """[count,4,h,w]"""
+    return torch.randn(count, *latent, generator=torch.Generator().manual_seed(seed))
 
 
 def paint(model: Tiny, denoise: Denoise, noise: Tensor, sigmas: Tensor, calibrate: bool = False) -> Tensor:
-    """Pure noise [B,4,16,16] -> pictures [B,3,128,128]; `calibrate` gives it its DC-calibrated start."""
+    """Pure noise [B,4,h,w] -> pictures [B,3,8h,8w]; `calibrate` gives it its DC-calibrated start."""
     top = float(sigmas[0])
     start = top * noise
     if calibrate:
@@ -230,6 +230,19 @@ def show_spectral(models: Models, s: Settings, say: Say) -> Section:
                    drawings=spectral.illustrate(names[0], record))
 
 
+def show_regions(models: Models, s: Settings, say: Say) -> Section:
+    layout, scenes, rows = regions.LAYOUTS[regions.SHOWN], regions.draft_row(s.seed, s.columns), []
+    noise = pure_noise(len(scenes), s.seed, layout.latent)
+    sigmas = recommended(s.steps, models.v.table, SOLVER)
+    for label, denoise in regions.ways(models.v, layout, scenes, s.guidance).items():
+        say(f"regional prompting: {label}")
+        pictures = paint(models.v, denoise, noise, sigmas)
+        notes, right = regions.judge_all(layout, scenes, pictures)
+        rows.append(Row(label, pictures, notes, "on" if rows else "off", right))
+    return Section("Regional prompting", regions.TEXT, [regions.ask_all(scene) for scene in scenes], rows,
+                   drawings=regions.illustrate(layout, scenes[0]))
+
+
 def control_scenes(seed: int, count: int) -> list[Scene]:
     """Shapes, pairs and hands in turn."""
     random = Random(seed)
@@ -263,6 +276,7 @@ def show(models: Models, s: Settings, say: Say) -> Iterator[Section]:
         yield show_zero_snr(models, guidance, s, say)
     yield show_schedules(models, s, say)
     yield show_spectral(models, s, say)
+    yield show_regions(models, s, say)
     for hint in models.controls:
         yield show_control(models, hint, s, say)
 

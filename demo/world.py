@@ -129,7 +129,7 @@ class Scene:
 
 
 class Picture(NamedTuple):
-    """image [3,S,S], depth [1,S,S] (near is white), edges [1,S,S]; all 0..1."""
+    """image [3,H,W], depth [1,H,W] (near is white), edges [1,H,W]; all 0..1."""
 
     image: Tensor
     depth: Tensor
@@ -140,21 +140,20 @@ def article(noun: str) -> str:
     return f"{'an' if noun[0] in 'aeiou' else 'a'} {noun}"
 
 
-def pixel_grid() -> Tensor:
-    """Centres [S,S,2] of the pixels, x first."""
-    steps = torch.arange(SIZE) + 0.5
-    y, x = torch.meshgrid(steps, steps, indexing="ij")
+def pixel_grid(height: int = SIZE, width: int = SIZE) -> Tensor:
+    """Centres [H,W,2] of the pixels, x first."""
+    y, x = torch.meshgrid(torch.arange(height) + 0.5, torch.arange(width) + 0.5, indexing="ij")
     return torch.stack([x, y], -1)
 
 
 def draw_shape(subject: Shape, grid: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """coverage, depth, edges [S,S], colour [3,S,S]."""
+    """coverage, depth, edges [H,W], colour [3,H,W]."""
     c, s = math.cos(math.radians(subject.angle)), math.sin(math.radians(subject.angle))
     x, y = ((grid - torch.tensor([subject.x, subject.y])) / subject.radius).unbind(-1)
     distance = SHAPES[subject.shape](c * x + s * y, c * y - s * x) * subject.radius
     coverage = (0.5 - distance).clamp(0, 1)
     depth = coverage * (0.6 + 0.4 * (-distance / subject.radius).clamp(0, 1))
-    colour = torch.tensor(COLOURS[subject.colour])[:, None, None].expand(3, SIZE, SIZE)
+    colour = torch.tensor(COLOURS[subject.colour])[:, None, None].expand(3, *distance.shape)
     return coverage, depth, (1.5 - distance.abs()).clamp(0, 1), colour
 
 
@@ -179,10 +178,10 @@ def draw_hand(subject: Hand, grid: Tensor) -> tuple[Tensor, Tensor, Tensor, Tens
         colour[:, None, None] * light * (1 - 0.45 * fold)
 
 
-def draw(scene: Scene) -> Picture:
-    grid = pixel_grid()
-    image = torch.tensor(COLOURS[scene.background])[:, None, None].expand(3, SIZE, SIZE)
-    depth = edges = torch.zeros(SIZE, SIZE)
+def draw(scene: Scene, height: int = SIZE, width: int = SIZE) -> Picture:
+    grid = pixel_grid(height, width)
+    image = torch.tensor(COLOURS[scene.background])[:, None, None].expand(3, height, width)
+    depth = edges = torch.zeros(height, width)
     for subject in scene.subjects:
         paint = draw_shape if isinstance(subject, Shape) else draw_hand
         coverage, near, lines, colour = paint(subject, grid)

@@ -165,8 +165,8 @@ def test_sections_set_off_against_on_from_the_same_noise(shown):
     states = [[row.state for row in section.rows] for section in sections]
     assert states == [["", "", ""], ["off", "on", "on"], ["off", "on", "on", "on"],
                       ["", "off", "off", "on", "on", "on"], ["off"] + presets * ["on"],
-                      ["", "off", "on"], ["", "off", "on"]]
-    ends = list(itertools.accumulate((1, 3, 4, 6, 1 + presets, 2, 2)))
+                      ["off", "on", "on"], ["", "off", "on"], ["", "off", "on"]]
+    ends = list(itertools.accumulate((1, 3, 4, 6, 1 + presets, 3, 2, 2)))
     assert len(noises) == len(said) == ends[-1]
     calibrated = (noises[2], noises[5])  # these alone have channel means of their own
     for part in (noises[first:last] for first, last in itertools.pairwise(ends)):
@@ -181,7 +181,8 @@ def test_sections_are_whole_and_rows_differ(shown):
     for section in shown[0]:
         assert section.title and section.text and len(section.captions) in (0, 2)
         for row in section.rows:
-            assert row.pictures.shape == (2, 3, 128, 128) and len(row.notes) == 2
+            width = 192 if section.title == "Regional prompting" else 128
+            assert row.pictures.shape == (2, 3, 128, width) and len(row.notes) == 2
             assert 0 <= float(row.pictures.min()) < float(row.pictures.max()) <= 1
         for first, second in itertools.combinations(section.rows, 2):
             assert float((first.pictures - second.pictures).abs().max()) > 1e-3, section.title
@@ -190,7 +191,8 @@ def test_sections_are_whole_and_rows_differ(shown):
 
 
 def test_notes_are_measured_in_the_pictures(shown):
-    _, tones, guided, schedules, fingers, edges, _ = shown[0]
+    from tweedie_pack.demo import regions
+    _, tones, guided, schedules, fingers, shared, edges, _ = shown[0]
     for row in (*tones.rows, *guided.rows):
         for goal, picture, note in zip((0, 1), row.pictures, row.notes, strict=True):
             frame = picture.clone()
@@ -204,6 +206,9 @@ def test_notes_are_measured_in_the_pictures(shown):
         seen = [reader.count_fingers(picture) for picture in row.pictures]
         assert row.notes == [f"{'no hand' if found < 0 else found}, asked 5" for found in seen]
         assert row.detail == f"{seen.count(5)} of 2 right"
+    layout, scenes = regions.LAYOUTS[regions.SHOWN], regions.draft_row(0, 2)
+    for row in shared.rows:
+        assert (row.notes, row.detail) == regions.judge_all(layout, scenes, row.pictures)
 
 
 def test_overlap_is_whole_for_what_was_drawn(models):
@@ -253,7 +258,8 @@ def test_demo_writes_a_page_that_stands_alone(shown, tmp_path):
     images = re.findall(r'<img src="data:image/png;base64,([^"]+)" alt="[^"]+"', text)
     written = sorted(file.read_bytes() for file in path.parent.glob("*.png"))
     assert sorted(base64.b64decode(image) for image in images) == written
-    rows, drawings = sum(len(section.rows) for section in sections), len(sections[4].drawings)
+    rows = sum(len(section.rows) for section in sections)
+    drawings = sum(len(section.drawings) for section in sections)
     assert len(images) == 2 * rows + drawings + len(gallery.PAINTERS) + 1 + 3
     rest = re.sub(r"base64,[^\"]+", "", text)
     assert rest.count("<img") == rest.count("src=") == len(images) and "url(" not in rest
