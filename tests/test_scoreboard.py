@@ -1,6 +1,7 @@
 """The scoreboard's statistics, hosts' schedules, page and plot; no weights are needed."""
 import pathlib
 import sys
+from dataclasses import replace
 from random import Random
 
 import numpy as np
@@ -16,7 +17,7 @@ pytest.importorskip("transformers")
 sys.path.append(str(pathlib.Path(__file__).with_name("bench")))
 
 import scoreboard
-from score import accuracy, controls, guidance, hosts, page, plot, schedules, work, zero_snr
+from score import accuracy, controls, guidance, hosts, page, plot, regions, schedules, work, zero_snr
 from score.result import Result, Table
 from score.stats import NOTHING, Estimate, agresti_min, difference, estimate, finding, wilson
 
@@ -252,3 +253,43 @@ def test_every_way_of_guiding_is_compared_with_the_plain_one():
     assert len(pairs) == len(guidance.LINES) - 1
     assert {baseline for _, baseline in pairs} == {(guidance.PLAIN, "small hand")}
     assert guidance.GROUPS.keys() == guidance.KINDS.keys()
+
+
+def test_every_region_is_measured_on_clean_pictures_too():
+    for kind, layouts in regions.KINDS.items():
+        parts = regions.draft_all(kind, range(6))
+        assert sorted(seed for _, _, part in parts for seed in part) == list(range(6))
+        assert [layout for layout, _, _ in parts] == list(layouts)
+        assert regions.run(regions.CLEAN, kind, range(6)) == [(True, 100, 0)] * 6
+
+
+def test_another_subject_changes_its_region_alone():
+    [(_, scenes, _)] = regions.draft_all(regions.EXAMPLE, range(8))
+    for scene in scenes:
+        other = regions.alter(scene, Random(0))
+        (first, *rest), (second, *others) = scene.subjects, other.subjects
+        assert rest == others and first.shape != second.shape
+        assert second.colour not in {scene.background, *(one.colour for one in scene.subjects)}
+        assert (first.x, first.y) == (second.x, second.y)
+
+
+def test_regions_give_a_whole_result(monkeypatch):
+    """With pictures that are clean, but for the plain prompt, which paints the first subject everywhere."""
+    def paint(way, layout, scenes, seeds):
+        if way.guide is None:
+            scenes = [replace(scene, subjects=tuple(
+                replace(scene.subjects[0], x=spot.x, y=spot.y) for spot in layout.spots)) for scene in scenes]
+        return torch.stack([draw(scene, layout.height, layout.width).image for scene in scenes])
+    monkeypatch.setattr(regions, "paint", paint)
+    monkeypatch.setattr(regions, "share", lambda job, tasks, what: [job(*task) for task in tasks])
+    whole, single, leaked, change = regions.measure(2).tables
+    assert sum(whole.cells[regions.PLAIN, "three rows"]) == 0
+    assert set(single.cells[regions.PLAIN, "four quarters"]) == {25}
+    assert set(leaked.cells[regions.PLAIN, "four quarters"]) == {75}
+    assert set(whole.cells[regions.ATTENTION, "three rows"]) == {True}
+    assert {line for line, _ in whole.cells} == {*regions.WAYS, regions.CLEAN}
+    further = [cell for cell in whole.cells if cell[0] not in (*regions.MAIN, regions.CLEAN)]
+    assert {kind for _, kind in further} == {regions.EXAMPLE, regions.HARD}
+    assert (further[0], (regions.ATTENTION, further[0][1])) in whole.compare
+    assert max(change.cells[regions.ATTENTION, regions.EXAMPLE]) == 0
+    assert min(change.cells[regions.PLAIN, regions.EXAMPLE]) > 0.5
