@@ -5,6 +5,7 @@ import pytest
 import torch
 from hosts.comfyhost import ROOT, server
 from tweedie_pack.demo.reader import read
+from tweedie_pack.demo.regions import LAYOUTS, look
 
 WORKFLOWS = sorted((ROOT / "example_workflows").glob("*.json"))
 
@@ -31,17 +32,24 @@ def test_there_is_one_for_each_feature():
     used = {node["type"] for path in WORKFLOWS for node in json.loads(path.read_text())["nodes"]}
     assert used >= {"TweedieTinyLoader", "TweedieSchedule", "TweedieScheduleCurve", "TweedieZeroTerminalSNR",
                     "TweedieFlowShift", "TweedieMeasureSchedule", "TweedieSpectralGuidance",
-                    "TweedieGuidanceProbe", "TweedieGuidanceChart"}
+                    "TweedieGuidanceProbe", "TweedieGuidanceChart", "TweedieRegionalPrompt",
+                    "TweedieRegionOverlay"}
 
 
 @pytest.mark.parametrize("path", WORKFLOWS, ids=lambda path: path.stem)
 def test_it_runs_as_it_is(host, path):
     workflow = json.loads(path.read_text())
     first = {node["type"]: node for node in reversed(workflow["nodes"])}
-    caption = first["CLIPTextEncode"]["widgets_values"][0]
-    side = first["EmptyLatentImage"]["widgets_values"][0]
+    width, height = first["EmptyLatentImage"]["widgets_values"][:2]
     saved = host.picture(as_prompt(workflow), str(first["SaveImage"]["id"]))
-    picture = torch.frombuffer(bytearray(saved), dtype=torch.uint8).view(side, side, 3)
+    picture = torch.frombuffer(bytearray(saved), dtype=torch.uint8).view(height, width, 3)
     picture = picture.permute(2, 0, 1)[None].float() / 255
+    if "TweedieRegionalPrompt" in first:
+        left, right, middle = look(LAYOUTS["three columns"], picture[0])
+        parts = first["TweedieRegionalPrompt"]["widgets_values"][0].split("BREAK")
+        for part, (one,) in zip(parts, (left, middle, right), strict=True):
+            assert f"{one.colour} {one.shape}" in part
+        return
+    caption = first["CLIPTextEncode"]["widgets_values"][0]
     seen = read(torch.nn.functional.interpolate(picture, (128, 128), mode="area")[0])
     assert f"{seen.background} background" in caption and seen.subjects
