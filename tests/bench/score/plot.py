@@ -43,9 +43,12 @@ def height_of(table: Table) -> float:
 def draw_legend(sheet: Sheet, panel: Panel, columns: Sequence[str]) -> None:
     x, y = panel.left, panel.bottom + 2.6 * SIZE
     for column, color in zip(columns, itertools.cycle(COLORS), strict=False):
+        width = sheet.draw.textlength(column, font=sheet.font)
+        if x > panel.left and x + 14 + width > panel.right:
+            x, y = panel.left, y + ROW
         sheet.dot(x + 4, y, 4, color)
         sheet.text(x + 14, y, column)
-        x += 34 + sheet.draw.textlength(column, font=sheet.font)
+        x += 34 + width
 
 
 def draw_cells(sheet: Sheet, panel: Panel, table: Table, found: dict[Cell, Estimate]) -> None:
