@@ -45,9 +45,10 @@ def test_it_runs_as_it_is(host, path):
     picture = torch.frombuffer(bytearray(saved), dtype=torch.uint8).view(height, width, 3)
     picture = picture.permute(2, 0, 1)[None].float() / 255
     if "TweedieRegionalPrompt" in first:
-        left, right, middle = look(LAYOUTS["three columns"], picture[0])
+        layout = LAYOUTS["three columns"]
+        seen = sorted(zip(layout.spots, look(layout, picture[0]), strict=True), key=lambda found: found[0].x)
         parts = first["TweedieRegionalPrompt"]["widgets_values"][0].split("BREAK")
-        for part, (one,) in zip(parts, (left, middle, right), strict=True):
+        for part, (_, (one,)) in zip(parts, seen, strict=True):
             assert f"{one.colour} {one.shape}" in part
         return
     caption = first["CLIPTextEncode"]["widgets_values"][0]
