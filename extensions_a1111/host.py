@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 
 from torch import Tensor
 
+from ..controls.blends import BLENDS
 from ..controls.layouts import LAYOUTS
 from ..plugin import load_plugins
 from ..samplers.schedules import SCHEDULES
@@ -49,7 +50,8 @@ def load_strangers() -> tuple[str, ...]:
     """Load third-party plugins, once for each load of the pack; returns a line for each that failed."""
     folder = pathlib.Path(__file__).resolve().parents[1] / "plugins"
     points = importlib.metadata.entry_points(group="tweedie_pack.plugins")
-    registries = {"SCHEDULES": SCHEDULES, "BANDS": BANDS, "MAPS": MAPS, "LAYOUTS": LAYOUTS}
+    registries = {"SCHEDULES": SCHEDULES, "BANDS": BANDS, "MAPS": MAPS, "LAYOUTS": LAYOUTS,
+                  "BLENDS": BLENDS}
     return tuple(load_plugins(folder, __package__.partition(".")[0], registries, points))
 
 

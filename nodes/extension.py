@@ -6,12 +6,13 @@ from importlib.metadata import entry_points
 
 from comfy_api.latest import ComfyExtension, io
 
+from ..controls.blends import BLENDS
 from ..controls.layouts import LAYOUTS
 from ..plugin import load_plugins
 from ..samplers.schedules import SCHEDULES
 from ..samplers.spectral import BANDS
 from ..samplers.structure import MAPS
-from . import flow, measure, overlay, probe, regions, schedules, spectral, tiny, zero_snr
+from . import controls, flow, measure, overlay, probe, regions, schedules, spectral, tiny, zero_snr
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 
@@ -19,10 +20,11 @@ ROOT = pathlib.Path(__file__).resolve().parents[1]
 class Extension(ComfyExtension):
     async def on_load(self) -> None:
         package = __package__.rpartition(".")[0]
-        registries = {"SCHEDULES": SCHEDULES, "BANDS": BANDS, "MAPS": MAPS, "LAYOUTS": LAYOUTS}
+        registries = {"SCHEDULES": SCHEDULES, "BANDS": BANDS, "MAPS": MAPS, "LAYOUTS": LAYOUTS,
+                      "BLENDS": BLENDS}
         load_plugins(ROOT / "plugins", package, registries, entry_points(group="tweedie_pack.plugins"))
         schedules.register_menus()
 
     async def get_node_list(self) -> list[type[io.ComfyNode]]:
         return [*schedules.NODES, *zero_snr.NODES, *flow.NODES, *measure.NODES, *spectral.NODES,
-                *probe.NODES, *regions.NODES, *overlay.NODES, *tiny.NODES]
+                *probe.NODES, *regions.NODES, *overlay.NODES, *controls.NODES, *tiny.NODES]

@@ -16,7 +16,7 @@ from torch.nn.functional import adaptive_avg_pool2d
 from tweedie_pack.nodes import regions, spectral
 
 WIDTHS = {"sd15": 16, "sdxl": 16, "sd3": 12, "sd35": 12, "flux": 12, "flux2": 12, "chroma": 12, "qwen": 12,
-          "lumina": 12, "z_image": 12, "anima": 1024, "wan": 12}
+          "lumina": 12, "z_image": 12, "anima": 1024, "wan": 12, "sd15_two": 16}
 VIDEO = ("qwen", "anima", "wan")  # latents with an axis of time
 LENGTH = {"flux2": 512}  # so that the model pads nothing
 SIZE = (16, 24)
@@ -296,5 +296,5 @@ CHECKS = {function.__name__.removeprefix("check_"): function for function in (
 
 if __name__ == "__main__":
     with torch.inference_mode():
-        json.dump({name: CHECKS[sys.argv[1]](name) for name in sys.argv[2:] or list(WIDTHS)[:-1]}, sys.stdout)
+        json.dump({name: CHECKS[sys.argv[1]](name) for name in sys.argv[2:] or list(WIDTHS)[:-2]}, sys.stdout)
         print()

@@ -29,6 +29,16 @@ def sd15():
         adm_in_channels=None, use_temporal_attention=False)
 
 
+def sd15_two():
+    """Two blocks a level, as Stable Diffusion has and T2I-Adapters count on."""
+    return small(
+        comfy.supported_models.SD15, comfy.model_base.BaseModel, in_channels=4, out_channels=4, image_size=32,
+        model_channels=32, num_res_blocks=[2, 2], channel_mult=[1, 2], transformer_depth=[1] * 4,
+        transformer_depth_output=[1] * 6, transformer_depth_middle=1, context_dim=16, num_heads=-1,
+        num_head_channels=8, use_spatial_transformer=True, use_linear_in_transformer=False, legacy=False,
+        adm_in_channels=None, use_temporal_attention=False)
+
+
 def sd3():
     return small(
         comfy.supported_models.SD3, comfy.model_base.SD3, in_channels=16, out_channels=16, patch_size=2,
