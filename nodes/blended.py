@@ -9,8 +9,8 @@ import comfy.controlnet
 from comfy.patcher_extension import CallbacksMP
 from torch import Tensor
 
+from ..controls.children import NEGATIVE, Call, Child, Voice, gather
 from ..controls.multi import Batch, Policy, Residuals, Reuse, Rule, join, longest, measure
-from .children import NEGATIVE, Call, Child, Voice, gather
 
 HALVINGS = 24  # of progress 0..1
 
@@ -22,6 +22,15 @@ class Entry:
     progress: float
     energies: list[dict[tuple[str, int], Tensor]]
     why: list[str]
+
+
+def ask(control, x, t, cond, chunks, options) -> Residuals | None:
+    return control.get_control(x, t, cond, chunks, options)
+
+
+def child_of(control: comfy.controlnet.ControlBase, rule: Rule) -> Child:
+    """Controls with a get_control of their own keep their net to themselves."""
+    return Child(control, rule, type(control).get_control is comfy.controlnet.ControlNet.get_control)
 
 
 def progress_at(sigma: float, to_sigma) -> float:
@@ -101,7 +110,7 @@ class BlendControl(comfy.controlnet.ControlBase):
     def over(self, controls: Sequence[comfy.controlnet.ControlBase]) -> BlendControl:
         """The same blend of other controls."""
         pairs = zip(controls, self.children, strict=True)
-        copied = BlendControl([Child(control, child.rule) for control, child in pairs], self.policy,
+        copied = BlendControl([child_of(control, child.rule) for control, child in pairs], self.policy,
                               self.reuse, self.union)
         self.copy_to(copied)
         return copied
@@ -115,7 +124,7 @@ class BlendControl(comfy.controlnet.ControlBase):
     def get_control(self, x_noisy, t, cond, batched_number, transformer_options):
         arguments = x_noisy, t, cond, batched_number, transformer_options
         previous = self.previous_controlnet and self.previous_controlnet.get_control(*arguments)
-        call = self.look(arguments)
+        call = self.look(*arguments)
         voices, why = gather(self.children, call, self.reuse, self.union)
         weighed = {}
         for number, residuals, weight in sorted(voices, key=self.place_of):
@@ -132,9 +141,8 @@ class BlendControl(comfy.controlnet.ControlBase):
         """By priority, and as applied among equals."""
         return -self.children[voice.number].rule.priority, voice.number
 
-    def look(self, arguments: tuple) -> Call:
+    def look(self, x, t, cond, chunks, options) -> Call:
         """When this call is, and of what."""
-        x, t, _, chunks, options = arguments
         kinds = tuple(options.get("cond_or_uncond", (0,) * chunks))
         sigma, seen, step, last = float(t[0]), None, None, 0
         if self.reuse.mode != "off" and "sample_sigmas" in options:
@@ -144,8 +152,8 @@ class BlendControl(comfy.controlnet.ControlBase):
             if self.reuse.mode == "threshold":
                 seen = self.sampling.calculate_input(t, x)
         key = (*kinds, *map(str, options.get("uuids", ())), tuple(x.shape))
-        return Call(arguments, Batch(len(x), kinds, tuple(x.shape[-2:])), progress_at(sigma, self.to_sigma),
-                    step, last, key, seen)
+        return Call(ask, x, t, cond, options, Batch(len(x), kinds, tuple(x.shape[-2:])),
+                    progress_at(sigma, self.to_sigma), step, last, key, seen)
 
     def note(self, call: Call, weighed: dict, why: list[str]) -> None:
         """Record a time's first call that holds a positive prompt."""
@@ -171,4 +179,4 @@ def absorb(control: comfy.controlnet.ControlBase, rules: Sequence[Rule], policy:
     """The chain that ends in this control as one blend; the first rule is for what was applied first."""
     chain = chain_of(control)
     pairs = zip_longest(chain, rules[: len(chain)], fillvalue=Rule())
-    return BlendControl([Child(one.copy(), rule) for one, rule in pairs], policy, reuse, union)
+    return BlendControl([child_of(one.copy(), rule) for one, rule in pairs], policy, reuse, union)

@@ -1,31 +1,41 @@
-"""The controls of a blend: which of them a call of the model needs, and what they say, in few net calls."""
+"""The controls of a blend: which of them a call of the model needs, and what they say, in few net calls.
+
+A control is what ComfyUI and Forge call ControlBase: it has a `strength`, mostly a net in `control_model`,
+and keeps its hint for the size at hand in `cond_hint`.
+"""
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
-import comfy.controlnet
 import torch
 from torch import Tensor
 
-from ..controls.calls import MERGER, Features, View, alike, run_once, run_together, run_union
-from ..controls.curves import EVEN
-from ..controls.multi import Batch, Kept, Residuals, Reuse, Rule, Weigher, pick_rows, put_rows
+from .calls import MERGER, Features, View, alike, run_once, run_together, run_union
+from .curves import EVEN
+from .multi import KEYS, Batch, Kept, Residuals, Reuse, Rule, Weigher, pick_rows, put_rows
 
 NEGATIVE = 1  # in cond_or_uncond
+CHUNKED = ("cond_or_uncond", "uuids")  # options with an item for each chunk
+ROWED = ("cond_mark",)  # options with an item for each row
 LAZY = ("cond_hint", "control_input")  # what a control makes of its hint for one size of latent
 OFF, EMPTY, UNUSED, OUT, KEPT, MERGED = (
     "weight 0", "empty mask", "unused rows", "out of range", "reused", "in another's call")
 
 
 class Call(NamedTuple):
-    """One call of the model: get_control's arguments, and when it is; step None where that is not known.
+    """One call of the model: what its host hands to controls, and when it is; step None where not known.
 
-    key tells apart the calls of one step. seen: x in the scale that the model sees, where reuse asks for it.
+    ask: (control, x, t, cond, chunks, options) -> its residuals or None, in the host's way. key tells apart
+    the calls of one step. seen: x in the scale that the model sees, where reuse asks for it.
     """
 
-    arguments: tuple
+    ask: Callable[..., Residuals | None]
+    x: Tensor
+    t: Tensor
+    cond: dict
+    options: dict
     batch: Batch
     progress: float
     step: int | None
@@ -33,25 +43,32 @@ class Call(NamedTuple):
     key: tuple
     seen: Tensor | None
 
-    def of_chunks(self, chunks: tuple[int, ...]) -> tuple[tuple, Tensor | None]:
-        """The arguments for these chunks of the batch alone, and their rows; None where they are all."""
-        x, t, cond, _, options = self.arguments
+    def of_chunks(self, chunks: tuple[int, ...]) -> tuple[Call, Tensor | None]:
+        """This call for these chunks of the batch alone, and their rows; None where they are all."""
         if len(chunks) == len(self.batch.kinds):
-            return self.arguments, None
+            return self, None
         each, count = self.batch.each, self.batch.rows
-        rows = torch.cat([torch.arange(chunk * each, (chunk + 1) * each) for chunk in chunks]).to(x.device)
-        fewer = {**options, **{name: [options[name][chunk] for chunk in chunks]
-                               for name in ("cond_or_uncond", "uuids") if name in options}}
-        cond = {name: pick_rows(value, rows, count) for name, value in cond.items()}
-        return (x[rows], t[rows], {**cond, "transformer_options": fewer}, len(chunks), fewer), rows
+        rows = torch.cat([torch.arange(chunk * each, (chunk + 1) * each) for chunk in chunks])
+        rows, options = rows.to(self.x.device), dict(self.options)
+        options |= {name: [options[name][chunk] for chunk in chunks] for name in CHUNKED if name in options}
+        options |= {name: options[name][rows] for name in ROWED if name in options}
+        cond = {name: pick_rows(value, rows, count) for name, value in self.cond.items()}
+        if "transformer_options" in cond:
+            cond["transformer_options"] = options
+        batch = self.batch._replace(rows=len(rows), kinds=tuple(self.batch.kinds[chunk] for chunk in chunks))
+        return self._replace(x=self.x[rows], t=self.t[rows], cond=cond, options=options, batch=batch), rows
 
 
 @dataclass
 class Child:
-    """A control of the chain: a copy of ours, alone; its rule; and what it remembers during a run."""
+    """A control of ours, alone; its rule; and what it remembers during a run.
 
-    control: comfy.controlnet.ControlBase
+    joins: whether it may share calls of its net with others, as it only wraps what the net gives.
+    """
+
+    control: Any
     rule: Rule
+    joins: bool = False
     memory: dict = field(default_factory=dict)
     kept: dict[tuple, Kept] = field(default_factory=dict)
 
@@ -80,16 +97,16 @@ class Child:
     def features(self, *key: Any) -> Features:
         return self.memory.setdefault(("features", *key), Features())
 
-    def ask(self, arguments: tuple, call: Callable[[Any, dict], Any]) -> Residuals | None:
-        """What the control makes of `call` in its net's place, with the hint that it has for this size."""
-        control, net, size = self.control, self.net, tuple(arguments[0].shape[2:])
+    def ask(self, call: Call, stand_in: Callable[[Any, dict], Any]) -> Residuals | None:
+        """What the control makes of this in its net's place, with the hint that it has for this size."""
+        control, net, size = self.control, self.net, tuple(call.x.shape[2:])
         for name in LAZY:
             if hasattr(control, name):
                 setattr(control, name, self.memory.get((name, size)))
         if net is not None:
-            control.control_model = View(net, call)
+            control.control_model = View(net, stand_in)
         try:
-            return control.get_control(*arguments)
+            return call.ask(control, call.x, call.t, call.cond, len(call.batch.kinds), call.options)
         finally:
             if net is not None:
                 control.control_model = net
@@ -98,21 +115,20 @@ class Child:
                     self.memory[name, size] = getattr(control, name)
 
 
-def ask_alone(child: Child, arguments: tuple) -> Residuals | None:
-    features = child.features(arguments[0].shape[2:])
-    return child.ask(arguments, lambda net, options: run_once(net, features, (child.control.cond_hint,),
-                                                              options))
+def ask_alone(child: Child, call: Call) -> Residuals | None:
+    features = child.features(call.x.shape[2:])
+    return child.ask(call, lambda net, options: run_once(net, features, (child.control.cond_hint,), options))
 
 
-def capture(child: Child, arguments: tuple) -> dict | None:
-    """What the control would call its net with, the hint's own object under None; None if it would not."""
+def capture(child: Child, call: Call) -> dict | None:
+    """What the control would call its net with; None if it would not."""
     seen: list[dict] = []
 
     def note(net, options):
         seen.append(options)
         return {}
 
-    child.ask(arguments, note)
+    child.ask(call, note)
     return seen[0] if seen else None
 
 
@@ -129,32 +145,28 @@ def mergeable(children: Sequence[Child], calls: Sequence[dict]) -> bool:
 Said = tuple["Residuals | None", "float | None"]  # residuals, and their weight where it isn't the curve's
 
 
-def ask_together(children: Sequence[Child], arguments: tuple, progress: float, union: bool) -> list[Said]:
+def ask_together(children: Sequence[Child], call: Call, union: bool) -> list[Said]:
     """What controls of one net say; {} of one whose part is in another's."""
-    calls = [capture(child, arguments) for child in children]
-    inside = [number for number, call in enumerate(calls) if call is not None]
+    asked = [capture(child, call) for child in children]
+    inside = [number for number, options in enumerate(asked) if options is not None]
     said: list[Said] = [(None, None)] * len(children)
-    some, asked = [children[number] for number in inside], [calls[number] for number in inside]
-    hints, size = [(child.control.cond_hint,) for child in some], arguments[0].shape[2:]
-    if len(some) > 1 and union and mergeable(some, asked):
-        strengths = [child.control.strength * child.rule.curve(progress) for child in some]
-        output = run_union(some[0].net, asked, [child.features(size) for child in some], hints, strengths)
+    some, calls = [children[number] for number in inside], [asked[number] for number in inside]
+    hints, size = [(child.control.cond_hint,) for child in some], call.x.shape[2:]
+    if len(some) > 1 and union and mergeable(some, calls):
+        strengths = [child.control.strength * child.rule.curve(call.progress) for child in some]
+        output = run_union(some[0].net, calls, [child.features(size) for child in some], hints, strengths)
         for number in inside:
             said[number] = {}, None
-        said[inside[0]] = comfy.controlnet.ControlBase().control_merge(output, None, None), 1.0
-    elif len(some) > 1 and alike(asked):
+        said[inside[0]] = {key: list(output.get(key) or ()) for key in KEYS}, 1.0
+    elif len(some) > 1 and alike(calls):
         features = some[0].features(size, *map(id, some))
-        outputs = run_together(some[0].net, asked, features, tuple(hint for hint, in hints))
+        outputs = run_together(some[0].net, calls, features, tuple(hint for hint, in hints))
         for number, output in zip(inside, outputs, strict=True):
-            said[number] = children[number].ask(arguments, lambda net, options, output=output: output), None
+            said[number] = children[number].ask(call, lambda net, options, output=output: output), None
     else:
         for number in inside:
-            said[number] = ask_alone(children[number], arguments), None
+            said[number] = ask_alone(children[number], call), None
     return said
-
-
-def batchable(control: comfy.controlnet.ControlBase) -> bool:
-    return type(control).get_control is comfy.controlnet.ControlNet.get_control
 
 
 class Voice(NamedTuple):
@@ -177,7 +189,7 @@ def gather(children: Sequence[Child], call: Call, reuse: Reuse, union: bool) -> 
             why[number] = KEPT
             voices.append(Voice(number, kept.residuals, kept.weight))
         else:
-            alone = number if child.net is None or not batchable(child.control) else -1
+            alone = -1 if child.joins and child.net is not None else number
             jobs.setdefault((id(child.net), child.chunks(call.batch.kinds), alone), []).append(number)
     for (_, chunks, _), numbers in jobs.items():
         for voice in ask_job(children, numbers, call, chunks, union):
@@ -195,10 +207,9 @@ def gather(children: Sequence[Child], call: Call, reuse: Reuse, union: bool) -> 
 def ask_job(children: Sequence[Child], numbers: Sequence[int], call: Call, chunks: tuple[int, ...],
             union: bool) -> list[Voice]:
     """What controls of one net say about these chunks; 0 about the others."""
-    arguments, rows = call.of_chunks(chunks)
+    part, rows = call.of_chunks(chunks)
     some = [children[number] for number in numbers]
-    said = [(ask_alone(some[0], arguments), None)] if len(some) == 1 else ask_together(
-        some, arguments, call.progress, union)
+    said = [(ask_alone(some[0], part), None)] if len(some) == 1 else ask_together(some, part, union)
     voices = [Voice(number, *one) for number, one in zip(numbers, said, strict=True)]
     if rows is None:
         return voices
