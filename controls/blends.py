@@ -78,7 +78,7 @@ def rms(residuals: Sequence[Tensor], weights: Sequence[Tensor | float]) -> Tenso
 def gate(residuals: Sequence[Tensor], weights: Sequence[Tensor | float], temperature: Annotated[float, Range(
         0.05, 10, 0.05, "Low: the strongest alone. High: all alike.")] = 0.5) -> Tensor:
     """At each place a mean in which the stronger control has more to say: softmax of log norms."""
-    logs = torch.stack([energy.log() for energy in energies(residuals)]) / (2 * temperature)
+    logs = torch.stack(torch.broadcast_tensors(*energies(residuals))).log() / (2 * temperature)
     return mix(residuals, torch.softmax(logs, 0).nan_to_num(0.0).unbind(0))
 
 
@@ -97,7 +97,8 @@ def project(residuals: Sequence[Tensor], weights: Sequence[Tensor | float]) -> T
 @BLENDS.add("average", "Average")
 def average(residuals: Sequence[Tensor], weights: Sequence[Tensor | float]) -> Tensor:
     """The mean by weights, of those that act at a place."""
-    shares = [(energy > 0) * weight for energy, weight in zip(energies(residuals), weights, strict=True)]
+    shares = [(energy > 0).float() * weight
+              for energy, weight in zip(energies(residuals), weights, strict=True)]
     whole = add(shares).clamp_min(TINY)
     return mix(residuals, [share / whole for share in shares])
 

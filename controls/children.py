@@ -14,7 +14,21 @@ from torch import Tensor
 
 from .calls import MERGER, Features, View, alike, run_once, run_together, run_union
 from .curves import EVEN
-from .multi import KEYS, Batch, Kept, Residuals, Reuse, Rule, Weigher, pick_rows, put_rows
+from .multi import (
+    KEYS,
+    Batch,
+    Kept,
+    Policy,
+    Residuals,
+    Reuse,
+    Rule,
+    Weigher,
+    join,
+    longest,
+    measure,
+    pick_rows,
+    put_rows,
+)
 
 NEGATIVE = 1  # in cond_or_uncond
 CHUNKED = ("cond_or_uncond", "uuids")  # options with an item for each chunk
@@ -215,3 +229,53 @@ def ask_job(children: Sequence[Child], numbers: Sequence[int], call: Call, chunk
         return voices
     return [voice._replace(residuals=voice.residuals and put_rows(voice.residuals, rows, call.batch.rows))
             for voice in voices]
+
+
+@dataclass
+class Entry:
+    """What the controls did at one time of a run: each one's energy by place, and why its net rested."""
+
+    progress: float
+    energies: list[dict[tuple[str, int], Tensor]]
+    why: list[str]
+
+
+@dataclass
+class Blend:
+    """Controls, and how they become one. record: what the last run did; it outlives the run."""
+
+    children: Sequence[Child]
+    policy: Policy
+    reuse: Reuse
+    union: bool = False
+    record: list[Entry] = field(default_factory=list)
+
+    def forget(self) -> None:
+        for child in self.children:
+            child.forget()
+
+    def place_of(self, voice: Voice) -> tuple[float, int]:
+        """By priority, and as applied among equals."""
+        return -self.children[voice.number].rule.priority, voice.number
+
+    def answer(self, call: Call) -> Residuals | None:
+        """The residuals of all controls for this call, None where none acts."""
+        voices, why = gather(self.children, call, self.reuse, self.union)
+        weighed = {}
+        for number, residuals, weight in sorted(voices, key=self.place_of):
+            child = self.children[number]
+            now = child.rule.curve(call.progress) if weight is None else weight
+            weighed[number] = child.weigher.weigh(residuals, now, call.batch)
+        self.note(call, weighed, why)
+        if not weighed:
+            return None
+        return join(list(weighed.values()), self.policy, longest([voice.residuals for voice in voices]))
+
+    def note(self, call: Call, weighed: dict, why: list[str]) -> None:
+        """Record a time's first call that holds a positive prompt."""
+        if (self.record and self.record[-1].progress == call.progress) or all(
+                kind == NEGATIVE for kind in call.batch.kinds):
+            return
+        chunk = next(number for number, kind in enumerate(call.batch.kinds) if kind != NEGATIVE)
+        self.record.append(Entry(call.progress, [
+            measure(weighed.get(number, {}), chunk * call.batch.each) for number in range(len(why))], why))

@@ -17,6 +17,7 @@ from ..plugin import Range
 from .curves import ALWAYS, EVEN, Curve, Layers
 from .masks import SIDE, check_mask, shrink
 
+HALVINGS = 24  # of progress
 KEYS = ("input", "output", "middle")  # from shallow to deep
 Residuals = dict[str, list[Tensor | None]]
 Policy = Callable[[Sequence[Tensor], Sequence[Tensor | float]], Tensor]
@@ -103,6 +104,15 @@ def fit_mask(masks: Tensor, like: Tensor, full: tuple[int, int]) -> Tensor:
             return shrink(masks, grid, full).flatten(1).repeat(1, frames)[..., None]
     raise ValueError(f"Control mask: {like.shape[1]} tokens are no grid of a {full[0]}x{full[1]} latent, so "
                      "this control can't have a mask; take it away")
+
+
+def progress_at(sigma: float, to_sigma: Callable[[float], float]) -> float:
+    """The progress 0..1 whose sigma this is: the inverse of a host's percent_to_sigma, which falls."""
+    low, high = 0.0, 1.0
+    for _ in range(HALVINGS):
+        middle = (low + high) / 2
+        low, high = (middle, high) if float(to_sigma(middle)) > sigma else (low, middle)
+    return 1.0 if sigma <= 0 else round(high, 6)
 
 
 class Batch(NamedTuple):
