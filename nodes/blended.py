@@ -16,8 +16,9 @@ def ask(control, x, t, cond, chunks, options) -> Residuals | None:
 
 
 def child_of(control: comfy.controlnet.ControlBase, rule: Rule) -> Child:
-    """Controls with a get_control of their own keep their net to themselves."""
-    return Child(control, rule, type(control).get_control is comfy.controlnet.ControlNet.get_control)
+    """Controls that have, or were given, a get_control of their own keep their net to themselves."""
+    own = getattr(control.get_control, "__func__", None)
+    return Child(control, rule, own is comfy.controlnet.ControlNet.get_control)
 
 
 class BlendControl(comfy.controlnet.ControlBase):

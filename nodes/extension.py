@@ -12,7 +12,19 @@ from ..plugin import load_plugins
 from ..samplers.schedules import SCHEDULES
 from ..samplers.spectral import BANDS
 from ..samplers.structure import MAPS
-from . import controls, flow, measure, overlay, probe, regions, schedules, spectral, tiny, zero_snr
+from . import (
+    control_probe,
+    controls,
+    flow,
+    measure,
+    overlay,
+    probe,
+    regions,
+    schedules,
+    spectral,
+    tiny,
+    zero_snr,
+)
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 
@@ -27,4 +39,5 @@ class Extension(ComfyExtension):
 
     async def get_node_list(self) -> list[type[io.ComfyNode]]:
         return [*schedules.NODES, *zero_snr.NODES, *flow.NODES, *measure.NODES, *spectral.NODES,
-                *probe.NODES, *regions.NODES, *overlay.NODES, *controls.NODES, *tiny.NODES]
+                *probe.NODES, *regions.NODES, *overlay.NODES, *controls.NODES, *control_probe.NODES,
+                *tiny.NODES]
