@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from types import MethodType
 from typing import Any
 
 import torch
@@ -44,8 +45,14 @@ class View:
     def __init__(self, net: Any, call: Callable[[Any, dict], Any], **parts: Any):
         self.__dict__.update(parts, net=net, call=call)
 
+    @property
+    def __class__(self) -> type:  # what super() in a forward goes by
+        return type(self.net)
+
     def __getattr__(self, name: str) -> Any:
-        return getattr(self.net, name)
+        part = getattr(self.net, name)
+        inside = name == MERGER and isinstance(part, MethodType)  # it calls an encoder
+        return MethodType(part.__func__, self) if inside else part
 
     def __call__(self, *arguments: Any, **options: Any) -> Any:
         return self.net(*arguments, **options) if arguments else self.call(self.net, options)
@@ -79,8 +86,8 @@ def alike(calls: Sequence[dict]) -> bool:
     def same(name: str, value: Any) -> bool:
         if not isinstance(value, Tensor) or not isinstance(first[name], Tensor):
             return value is first[name] or value == first[name]
-        return (value.shape[1:] == first[name].shape[1:] and value.dtype == first[name].dtype
-                and len(value) in (1, count))
+        return (value.ndim > 0 and value.shape[1:] == first[name].shape[1:]
+                and value.dtype == first[name].dtype and len(value) in (1, count))
 
     return all(call.keys() == first.keys() and all(same(name, value) for name, value in call.items())
                for call in calls)

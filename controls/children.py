@@ -12,10 +12,9 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from .calls import MERGER, Features, View, alike, run_once, run_together, run_union
+from .calls import MERGER, Features, View, alike, plain, run_once, run_together, run_union
 from .curves import EVEN
 from .multi import (
-    KEYS,
     Batch,
     Kept,
     Policy,
@@ -129,6 +128,16 @@ class Child:
                     self.memory[name, size] = getattr(control, name)
 
 
+    def take(self, call: Call, output: Any, strength: float | None = None) -> Residuals | None:
+        """What the control makes of this output of its net, at another strength if one is given."""
+        own = self.control.strength
+        self.control.strength = own if strength is None else strength
+        try:
+            return self.ask(call, lambda net, options: output)
+        finally:
+            self.control.strength = own
+
+
 def ask_alone(child: Child, call: Call) -> Residuals | None:
     features = child.features(call.x.shape[2:])
     return child.ask(call, lambda net, options: run_once(net, features, (child.control.cond_hint,), options))
@@ -149,7 +158,7 @@ def capture(child: Child, call: Call) -> dict | None:
 def mergeable(children: Sequence[Child], calls: Sequence[dict]) -> bool:
     """Whether one call of a union net can take all these types."""
     net = children[0].net
-    return (getattr(net, "task_embedding", None) is not None and hasattr(net, MERGER)
+    return (plain(net) and getattr(net, "task_embedding", None) is not None and hasattr(net, MERGER)
             and all(len(call.get("control_type") or ()) == 1 for call in calls)
             and alike([{**call, "control_type": None} for call in calls])
             and all(child.rule.mask is None and child.rule.layers == EVEN and child.rule.uncond == 1
@@ -171,12 +180,12 @@ def ask_together(children: Sequence[Child], call: Call, union: bool) -> list[Sai
         output = run_union(some[0].net, calls, [child.features(size) for child in some], hints, strengths)
         for number in inside:
             said[number] = {}, None
-        said[inside[0]] = {key: list(output.get(key) or ()) for key in KEYS}, 1.0
+        said[inside[0]] = some[0].take(call, output, 1.0), 1.0
     elif len(some) > 1 and alike(calls):
         features = some[0].features(size, *map(id, some))
         outputs = run_together(some[0].net, calls, features, tuple(hint for hint, in hints))
         for number, output in zip(inside, outputs, strict=True):
-            said[number] = children[number].ask(call, lambda net, options, output=output: output), None
+            said[number] = children[number].take(call, output), None
     else:
         for number in inside:
             said[number] = ask_alone(children[number], call), None

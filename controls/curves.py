@@ -1,7 +1,6 @@
 """(points "0:1, 0.6:1, 0.6:0", or a preset) -> Curve: a control's weight over progress or depth, 0..1."""
 from __future__ import annotations
 
-import math
 import re
 from bisect import bisect_left
 from collections.abc import Callable, Mapping
@@ -89,7 +88,7 @@ def read_points(text: str, presets: Mapping[str, object], name: str) -> Points:
             raise ValueError(f"{name}: {text[:60]!r} is neither a preset nor points; choose one of "
                              f"{', '.join(presets)}, or give points such as 0:1, 0.6:1, 0.6:0") from None
     for x, weight in points:
-        if not (0 <= x <= 1 and math.isfinite(weight) and 0 <= weight <= HIGHEST):
+        if not (0 <= x <= 1 and 0 <= weight <= HIGHEST):
             raise ValueError(f"{name}: point {x:g}:{weight:g} is out of range; give 0..1 before the colon, "
                              f"0 to {HIGHEST:g} behind it")
     if points != sorted(points, key=lambda point: point[0]):

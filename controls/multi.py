@@ -97,11 +97,12 @@ def fit_mask(masks: Tensor, like: Tensor, full: tuple[int, int]) -> Tensor:
     if like.ndim != 3:
         small = shrink(masks, tuple(like.shape[-2:]), full)
         return small.reshape(len(masks), *[1] * (like.ndim - 3), *small.shape[-2:])
-    for patch in (2, 1, 4):
-        grid = tuple(math.ceil(side / patch) for side in full)
-        frames, rest = divmod(like.shape[1], grid[0] * grid[1])
-        if frames and not rest:
-            return shrink(masks, grid, full).flatten(1).repeat(1, frames)[..., None]
+    grids = [tuple(math.ceil(side / patch) for side in full) for patch in (2, 1, 4)]
+    counts = [divmod(like.shape[1], rows * columns) for rows, columns in grids]
+    fits = sorted((frames > 1, number) for number, (frames, rest) in enumerate(counts) if frames and not rest)
+    if fits:  # a picture's tokens before those of several frames
+        number = fits[0][1]
+        return shrink(masks, grids[number], full).flatten(1).repeat(1, counts[number][0])[..., None]
     raise ValueError(f"Control mask: {like.shape[1]} tokens are no grid of a {full[0]}x{full[1]} latent, so "
                      "this control can't have a mask; take it away")
 
@@ -164,7 +165,7 @@ class Weigher:
             weight = weight.reshape(-1, *[1] * (tensor.ndim - 1))
         if self.rule.mask is not None:
             weight = self.masks_of(tensor, batch).to(tensor.dtype) * weight
-        if isinstance(weight, float) and weight == 1:
+        if not isinstance(weight, Tensor) and weight == 1:
             return tensor, weight
         return tensor * weight, weight
 

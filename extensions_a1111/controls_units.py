@@ -45,8 +45,8 @@ class Unit:
 
     def __init__(self, param: Any, network: Any):
         self.param, self.network, self.cond_hint = param, network, None
-        self.weight, self.mask = param.weight, param.effective_region_mask
         self.soft, self.layers = param.soft_injection, param.advanced_weighting
+        self.strength, self.mask = param.weight if self.layers is None else 1.0, param.effective_region_mask
         self.pooled, self.name = param.global_average_pooling, param.preprocessor["name"]
         self.one_sided = param.cfg_injection or param.global_average_pooling
         self.t2i = param.control_model_type.name == "T2I_Adapter"
@@ -54,10 +54,6 @@ class Unit:
         inside = type(outer).__name__ == "PlugableControlModel" and not outer.is_control_lora
         self.control_model = outer.control_model if inside else outer
         self.asked: dict | None = None
-
-    @property
-    def strength(self) -> float:
-        return self.weight if self.layers is None else 1.0
 
     @property
     def active(self) -> bool:
@@ -70,10 +66,10 @@ class Unit:
             return self.layers
         sharp = self.network.is_in_high_res_fix and any(name in self.name for name in SHARP)
         if not (self.soft or sharp):
-            return [self.weight] * count
+            return [self.strength] * count
         if self.t2i:
-            return [self.weight * factor for factor in T2I_SOFT]
-        return [self.weight * SOFT ** float(12 - number) for number in range(count)]
+            return [self.strength * factor for factor in T2I_SOFT]
+        return [self.strength * SOFT ** float(12 - number) for number in range(count)]
 
     def finish(self, output: Sequence[Tensor]) -> Residuals:
         """What the net gave, weighed as the unit is set."""
@@ -161,8 +157,8 @@ def blend_units(settings: Settings, p: Any) -> Iterator[None]:
         return
     script, network = found
     if str(script.ui_batch_option_state[0]).startswith(SEPARATE):
-        log.warning("%s: each ControlNet unit is for an image of its own (ControlNet's batch option), so there "
-                    "is nothing to blend; the picture is the extension's own", TITLE)
+        log.warning("%s: each ControlNet unit is for an image of its own (ControlNet's batch option), so "
+                    "nothing is blended; the picture is the extension's own", TITLE)
         yield
         return
     params = [param for param in network.control_params
