@@ -40,11 +40,13 @@ OFF, EMPTY, UNUSED, OUT, KEPT, MERGED = (
 class Call(NamedTuple):
     """One call of the model: what its host hands to controls, and when it is; step None where not known.
 
-    ask: (control, x, t, cond, chunks, options) -> its residuals or None, in the host's way. key tells apart
-    the calls of one step. seen: x in the scale that the model sees, where reuse asks for it.
+    ask: (control, x, t, cond, chunks, options) -> its residuals or None, in the host's way. rests: (control,
+    t) -> whether the host itself leaves it out now. key tells apart the calls of one step. seen: x in the
+    scale that the model sees, where reuse asks for it.
     """
 
     ask: Callable[..., Residuals | None]
+    rests: Callable[[Any, Tensor], bool]
     x: Tensor
     t: Tensor
     cond: dict
@@ -70,6 +72,12 @@ class Call(NamedTuple):
             cond["transformer_options"] = options
         batch = self.batch._replace(rows=len(rows), kinds=tuple(self.batch.kinds[chunk] for chunk in chunks))
         return self._replace(x=self.x[rows], t=self.t[rows], cond=cond, options=options, batch=batch), rows
+
+
+def out_of_range(control: Any, t: Tensor) -> bool:
+    """Whether these sigmas [B] lie outside the control's own, as ComfyUI and Forge have it."""
+    span = getattr(control, "timestep_range", None)
+    return span is not None and bool(t[0] > span[0] or t[0] < span[1])
 
 
 @dataclass
@@ -105,6 +113,8 @@ class Child:
         """Why the control need not be asked, if so."""
         if self.control.strength == 0 or self.rule.curve(call.progress) == 0:
             return OFF
+        if call.rests(self.control, call.t):
+            return OUT
         return EMPTY if self.empty else "" if self.chunks(call.batch.kinds) else UNUSED
 
     def features(self, *key: Any) -> Features:

@@ -8,7 +8,7 @@ from typing import Any
 
 from torch import Tensor
 
-from ..controls.children import Blend, Call, Child
+from ..controls.children import Blend, Call, Child, out_of_range
 from ..controls.multi import Batch, Residuals, progress_at
 from .controls_panel import Settings
 from .scope import patched
@@ -32,6 +32,7 @@ class Chain:
         self.blend, self.guide, self.transformer_options = blend, guide, {}
         self.model_sampling = self.to_sigma = None
         self.step, self.calls = -1, 0
+        self.begun: list[Any] = []  # a ControlLora can be cleaned up after its pre_run alone
 
     @property
     def controls(self) -> list[Any]:
@@ -43,11 +44,12 @@ class Chain:
         self.model_sampling = model.predictor if hasattr(model, "predictor") else model.model_sampling
         for control in self.controls:
             control.pre_run(model, to_sigma)
+            self.begun.append(control)
 
     def cleanup(self) -> None:
         self.blend.forget()
-        for control in self.controls:
-            control.cleanup()
+        while self.begun:
+            self.begun.pop().cleanup()
 
     def get_models(self) -> list:
         return [model for control in self.controls for model in control.get_models()]
@@ -68,7 +70,7 @@ class Chain:
         kinds = tuple(options.get("cond_or_uncond", (0,) * chunks))
         seen = self.model_sampling.calculate_input(t, x) if self.blend.reuse.mode == "threshold" else None
         return self.blend.answer(Call(
-            ask, x, t, cond, options, Batch(len(x), kinds, tuple(x.shape[-2:])),
+            ask, out_of_range, x, t, cond, options, Batch(len(x), kinds, tuple(x.shape[-2:])),
             progress_at(float(t[0]), self.to_sigma), self.step, self.guide.total_steps - 1,
             (self.calls, kinds, tuple(x.shape)), seen))
 

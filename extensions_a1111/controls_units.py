@@ -82,10 +82,13 @@ class Unit:
         return {"input": done} if self.t2i else {"output": done[:-1], "middle": done[-1:]}
 
 
+def not_asked(unit: Unit, t: Tensor) -> bool:
+    """Whether the extension leaves this unit out now."""
+    return unit.asked is None
+
+
 def ask(unit: Unit, x: Tensor, t: Tensor, cond: dict, chunks: int, options: dict) -> Residuals | None:
-    """The unit's residuals for some rows of what it was asked; None where it does not act now."""
-    if unit.asked is None:
-        return None
+    """The unit's residuals for some rows of what it was asked."""
     rows, count = cond["rows"], len(unit.asked["x"])
     unit.cond_hint = unit.param.used_hint_cond
     given = {name: pick_rows(value, rows, count) for name, value in unit.asked.items()}
@@ -107,17 +110,17 @@ class Group:
     calls: int = field(default=0)
 
     def take(self, unit: Unit, asked: dict) -> list:
-        """A unit's net is called: its residuals, which are 0 for all but the last unit that acts."""
+        """A unit's net is called: the residuals to add, none for all but the last unit that acts."""
         unit.asked = asked
         if unit is not [other for other in self.units if other.active][-1]:
-            return [0.0] * MOST
+            return []
         try:
             found = self.blend.answer(self.look(asked))
         finally:
             for other in self.units:
                 other.asked = None
         if found is None:
-            return [0.0] * MOST
+            return []
         listed = found["input"] if unit.t2i else [*found["output"], *found["middle"]]
         return [0.0 if one is None else one for one in listed]
 
@@ -129,9 +132,10 @@ class Group:
         self.calls += 1
         marks = self.network.model.cond_mark.flatten().tolist()
         kinds = tuple(0 if mark else NEGATIVE for mark in marks)
-        return Call(ask, x, asked["timesteps"], {"rows": torch.arange(len(x), device=x.device)}, {},
-                    Batch(len(x), kinds, tuple(x.shape[-2:])), self.guide.step / self.guide.total_steps,
-                    self.step, self.guide.total_steps - 1, (self.calls, kinds, tuple(x.shape)), x)
+        rows, batch = torch.arange(len(x), device=x.device), Batch(len(x), kinds, tuple(x.shape[-2:]))
+        return Call(ask, not_asked, x, asked["timesteps"], {"rows": rows}, {}, batch,
+                    self.step / self.guide.total_steps, self.step, self.guide.total_steps - 1,
+                    (self.calls, kinds, tuple(x.shape)), x)
 
 
 def neutral(param: Any) -> dict[str, Any]:
@@ -169,8 +173,8 @@ def blend_units(settings: Settings, p: Any) -> Iterator[None]:
     with ExitStack() as stack:
         for t2i in (False, True):
             pairs = [(unit, rule) for unit, rule in zip(units, rules, strict=True) if unit.t2i == t2i]
-            blend = Blend([Child(unit, rule, True) for unit, rule in pairs], settings.policy, settings.reuse,
-                          settings.union)
+            blend = Blend([Child(unit, rule, not t2i) for unit, rule in pairs], settings.policy,
+                          settings.reuse, settings.union)
             group = Group([unit for unit, _ in pairs], blend, network, p.sampler.model_wrap_cfg)
             for unit, _ in pairs:
                 view = View(unit.param.control_model, take_for(group, unit))

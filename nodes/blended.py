@@ -7,7 +7,7 @@ from itertools import zip_longest
 import comfy.controlnet
 from comfy.patcher_extension import CallbacksMP
 
-from ..controls.children import Blend, Call, Child
+from ..controls.children import Blend, Call, Child, out_of_range
 from ..controls.multi import Batch, Policy, Residuals, Reuse, Rule, progress_at
 
 
@@ -113,7 +113,7 @@ class BlendControl(comfy.controlnet.ControlBase):
             if self.blend.reuse.mode == "threshold":
                 seen = self.sampling.calculate_input(t, x)
         key = (*kinds, *map(str, options.get("uuids", ())), tuple(x.shape))
-        return Call(ask, x, t, cond, options, Batch(len(x), kinds, tuple(x.shape[-2:])),
+        return Call(ask, out_of_range, x, t, cond, options, Batch(len(x), kinds, tuple(x.shape[-2:])),
                     progress_at(sigma, self.to_sigma), step, last, key, seen)
 
 

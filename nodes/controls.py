@@ -32,7 +32,11 @@ def place_rule(asked: Asked, positive: list) -> Rule:
     rule, number = asked
     if not number:
         return rule
-    masks = masks_of(positive)
+    try:
+        masks = masks_of(positive)
+    except ValueError:
+        raise ValueError(f"Control rule: region is {number}, the prompt has none; connect `positive` of a "
+                         "regional prompt, or give 0") from None
     if number > len(masks.regions):
         raise ValueError(f"Control rule: region is {number}, the prompt has {len(masks.regions)}; give the "
                          "number of one, or 0")
