@@ -33,7 +33,8 @@ def test_there_is_one_for_each_feature():
     assert used >= {"TweedieTinyLoader", "TweedieSchedule", "TweedieScheduleCurve", "TweedieZeroTerminalSNR",
                     "TweedieFlowShift", "TweedieMeasureSchedule", "TweedieSpectralGuidance",
                     "TweedieGuidanceProbe", "TweedieGuidanceChart", "TweedieRegionalPrompt",
-                    "TweedieRegionOverlay"}
+                    "TweedieRegionOverlay", "TweedieControlBlend", "TweedieControlRule",
+                    "TweedieControlProbe"}
 
 
 @pytest.mark.parametrize("path", WORKFLOWS, ids=lambda path: path.stem)
@@ -54,3 +55,9 @@ def test_it_runs_as_it_is(host, path):
     caption = first["CLIPTextEncode"]["widgets_values"][0]
     seen = read(torch.nn.functional.interpolate(picture, (128, 128), mode="area")[0])
     assert f"{seen.background} background" in caption and seen.subjects
+    if "TweedieControlBlend" in first:
+        (square,), (left, top) = seen.subjects, first["MaskComposite"]["widgets_values"][:2]
+        side = min(node["widgets_values"][1] for node in workflow["nodes"] if node["type"] == "SolidMask")
+        assert f"{square.colour} {square.shape}" in caption
+        assert max(abs(square.x - left - side / 2), abs(square.y - top - side / 2)) < 3
+        assert abs(square.area - side**2) < side**2 / 5
