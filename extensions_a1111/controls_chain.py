@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 import copy
+import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -10,8 +11,10 @@ from torch import Tensor
 
 from ..controls.children import Blend, Call, Child, out_of_range
 from ..controls.multi import Batch, Residuals, progress_at
-from .controls_panel import Settings
+from .controls_panel import TITLE, Settings
 from .scope import patched
+
+log = logging.getLogger("tweedie")
 
 
 def ask(control: Any, x: Tensor, t: Tensor, cond: dict, chunks: int, options: dict) -> Residuals | None:
@@ -82,12 +85,21 @@ def alone(control: Any) -> Any:
     return copied
 
 
+def tiles(unet: Any) -> bool:
+    """Whether the built-in MultiDiffusion calls the model, a tile at a time."""
+    wrapper = unet.model_options.get("model_function_wrapper")
+    return hasattr(getattr(wrapper, "__self__", wrapper), "process_controlnet")
+
+
 @contextmanager
 def blend_chain(settings: Settings, p: Any) -> Iterator[None]:
     """This pass's controls joined by the settings, on a clone of the host's unet."""
     unet = p.sd_model.forge_objects.unet
     controls = [alone(control) for control in reversed(unet.list_controlnets())]
-    if not controls:
+    if controls and tiles(unet):
+        log.warning("%s: MultiDiffusion cuts the hints of the host's own controls into tiles, so nothing is "
+                    "blended; the picture is the host's own", TITLE)
+    if not controls or tiles(unet):
         yield
         return
     pairs = zip(controls, settings.rules(len(controls)), strict=True)
