@@ -13,7 +13,7 @@ from collections.abc import Callable
 from importlib.metadata import version
 
 import torch
-from score import accuracy, controls, guidance, regions, schedules, zero_snr
+from score import accuracy, blends, controls, guidance, regions, schedules, zero_snr
 from score.page import read_sections, write_page, write_section
 from score.plot import draw_result
 from score.result import Result
@@ -24,6 +24,7 @@ ROWS: dict[str, Callable[[int], Result]] = {
     "schedules": schedules.measure,
     "model": accuracy.measure,
     "ControlNets": controls.measure,
+    "ControlNet blending": blends.measure,
     "spectral guidance": guidance.measure,
     "regional prompting": regions.measure,
 }
