@@ -9,7 +9,8 @@ from typing import Any
 
 from torch import Tensor
 
-from ..controls.children import Blend, Call, Child, out_of_range
+from ..controls.blended import Blend
+from ..controls.children import Call, Child, out_of_range
 from ..controls.multi import Batch, Residuals, progress_at
 from .controls_panel import TITLE, Settings
 from .scope import patched

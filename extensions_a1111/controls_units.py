@@ -14,8 +14,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..controls.blended import Blend
 from ..controls.calls import View
-from ..controls.children import NEGATIVE, Blend, Call, Child
+from ..controls.children import NEGATIVE, Call, Child
 from ..controls.curves import SOFT
 from ..controls.multi import Batch, Residuals, Rule, pick_rows
 from .controls_panel import TITLE, Settings

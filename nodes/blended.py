@@ -7,7 +7,8 @@ from itertools import zip_longest
 import comfy.controlnet
 from comfy.patcher_extension import CallbacksMP
 
-from ..controls.children import Blend, Call, Child, out_of_range
+from ..controls.blended import Blend
+from ..controls.children import Call, Child, out_of_range
 from ..controls.multi import Batch, Policy, Residuals, Reuse, Rule, progress_at
 
 

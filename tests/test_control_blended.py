@@ -2,8 +2,9 @@
 import pytest
 import torch
 from control_nets import new_net
+from tweedie_pack.controls.blended import Blend
 from tweedie_pack.controls.blends import BLENDS
-from tweedie_pack.controls.children import Blend, Call, Child, out_of_range
+from tweedie_pack.controls.children import Call, Child, out_of_range
 from tweedie_pack.controls.curves import read_curve
 from tweedie_pack.controls.multi import Batch, Reuse, Rule
 
