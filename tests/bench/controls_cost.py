@@ -179,7 +179,7 @@ def large() -> None:
     prompts = tuple([[torch.randn(1, 77, 2048), {"pooled_output": torch.randn(1, 1280)}]] for _ in range(2))
     name = f"SDXL at 1024x1024, float16, {torch.cuda.get_device_name()}"
     table(f"Time and FLOPs of {name}", model, ways_of(prompts, nets, 1024), 1024, on_cuda)
-    context = torch.randn(2, 77, 2048, device=device, dtype=torch.float16)
+    context = torch.randn(2, 77, 2048, device=device, dtype=SDXL["dtype"])
     policies(nets[0], context, on_cuda, f"Policies beside a net's call, {name}")
 
 
