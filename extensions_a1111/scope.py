@@ -5,6 +5,8 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from typing import Any
 
+PROMPTS = ("cached_c", "cached_uc", "cached_hr_c", "cached_hr_uc")
+
 
 def owns(instance: Any, name: str) -> bool:
     """Is the attribute the instance's own (plain, or a module's buffer or child), not only its class's?"""
@@ -27,6 +29,16 @@ def patched(instance: Any, **values: Any) -> Iterator[None]:
                 delattr(instance, name)
 
 
+def forget_prompts(p: Any) -> None:
+    """Empty the host's caches of encoded prompts, as a pass ends before the model was called.
+
+    sd-webui-controlnet marks them before the pass, and takes the marks away in the model's first call.
+    """
+    for name in PROMPTS:
+        cache = getattr(p, name, None) or []
+        cache[:] = [None] * len(cache)
+
+
 def enclose_next_pass(sampler: Any, scope: Callable[..., AbstractContextManager], panel: str = "") -> None:
     """Run the sampler's next `sample` or `sample_img2img`, no other, inside `scope(p, x, steps, partial)`.
 
@@ -44,8 +56,12 @@ def enclose_next_pass(sampler: Any, scope: Callable[..., AbstractContextManager]
         def run(p, x, *arguments, **options):
             waiting.close()
             with ExitStack() as stack:
-                for scope in reversed(scopes.values()):
-                    stack.enter_context(scope(p, x, options.get("steps"), partial))
+                try:
+                    for scope in reversed(scopes.values()):
+                        stack.enter_context(scope(p, x, options.get("steps"), partial))
+                except ValueError:
+                    forget_prompts(p)
+                    raise
                 return original(p, x, *arguments, **options)
         return run
 

@@ -82,6 +82,21 @@ def test_only_the_next_pass_is_enclosed_and_only_once():
     assert calls[1:] == [("p", "x", None, True)] and not vars(sampler)
 
 
+def test_a_refused_pass_leaves_no_encoded_prompt_to_the_next():
+    """sd-webui-controlnet has marked them by then."""
+    @scope.contextmanager
+    def refuse(p, x, steps, partial):
+        raise ValueError("no such policy")
+        yield
+
+    shared, sampler = ["the prompt", "marked"], Sampler()
+    p = SimpleNamespace(cached_c=shared, cached_hr_c=[None, None])
+    scope.enclose_next_pass(sampler, refuse)
+    with pytest.raises(ValueError, match="no such policy"):
+        sampler.sample(p, "x")
+    assert shared == [None, None] and not vars(sampler)
+
+
 @pytest.mark.parametrize("model", [a1111_model("v"), forge_model()])
 def test_the_table_is_rescaled_where_the_host_keeps_it_and_put_back(model):
     before = host.model_table(model)

@@ -172,9 +172,10 @@ def test_reuse_is_near_and_not_the_same(host, units):
     ({"policy": "loudest"}, "choose one of sum"), ({"curves": "often"}, "is neither a preset nor points"),
     ({"curves": "1\n1\n1"}, "3 curves for 2 enabled units"), ({"priorities": "a"}, "give numbers"),
     ({"cap_tau": 9}, "from 1 to 4"), ({"tau": 1}, "unknown tau")])
-def test_bad_values_get_one_clear_error(host, units, names, says):
+def test_bad_values_get_one_clear_error_and_leave_nothing_behind(host, units, stock, names, says):
     with pytest.raises(Refused, match=says):
         draw(host, units({}, {}), ON | names)
+    assert apart(draw(host, [])[0], stock([])) == 0
 
 
 def test_without_units_it_does_nothing(host, stock):
