@@ -4,7 +4,7 @@ tests/bench/controls_cost.py > tables.md
 All figures are ratios to the stock chain of two nets in the same run. FLOPs are counted by torch over whole
 runs of the host's own sampling; seconds are CPU time of one thread. TWEEDIE_SD15 and the folder
 TWEEDIE_CONTROLNETS hold Stable Diffusion 1.5 and two ControlNets for it, whose weights may be random. Where
-CUDA is there, random nets of SDXL's size follow in half precision. Takes 10 GB and a quarter of an hour.
+CUDA is there, random nets of SDXL's size take their place, in half precision. Takes 10 GB and an hour.
 """
 # ruff: noqa: E402
 import os
