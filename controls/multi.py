@@ -1,4 +1,4 @@
-"""Several controls of one model call -> one: which of them run, what each weighs where, how they are joined.
+"""(residuals of several controls, their rules) -> what each weighs where, and all of them joined.
 
 Residuals are what hosts pass about: {"input": [..], "middle": [..], "output": [..]} of tensors [B,C,H,W] (a
 UNet's blocks) or [B,N,C] (tokens of a DiT), any of them None; a DiT's net may repeat one tensor over blocks.

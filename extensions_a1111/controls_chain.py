@@ -13,7 +13,7 @@ from ..controls.blended import Blend
 from ..controls.children import Call, Child, out_of_range
 from ..controls.multi import Batch, Residuals, progress_at
 from .controls_panel import TITLE, Settings
-from .scope import patched
+from .scope import Clock, patched
 
 log = logging.getLogger("tweedie")
 
@@ -27,15 +27,13 @@ def ask(control: Any, x: Tensor, t: Tensor, cond: dict, chunks: int, options: di
 
 
 class Chain:
-    """What these hosts take for a control. guide: the sampler's denoiser, which counts its calls."""
+    """What these hosts take for a control."""
 
     previous_controlnet = None
-    strength = 1.0
 
-    def __init__(self, blend: Blend, guide: Any):
-        self.blend, self.guide, self.transformer_options = blend, guide, {}
+    def __init__(self, blend: Blend, clock: Clock):
+        self.blend, self.clock, self.transformer_options = blend, clock, {}
         self.model_sampling = self.to_sigma = None
-        self.step, self.calls = -1, 0
         self.begun: list[Any] = []  # a ControlLora can be cleaned up after its pre_run alone
 
     @property
@@ -68,15 +66,13 @@ class Chain:
     def get_control(self, x: Tensor, t: Tensor, cond: dict, chunks: int,
                     options: dict | None = None) -> Residuals | None:
         options = self.transformer_options if options is None else options
-        if self.step != self.guide.step:
-            self.step, self.calls = self.guide.step, 0
-        self.calls += 1
+        self.clock.tick()
         kinds = tuple(options.get("cond_or_uncond", (0,) * chunks))
         seen = self.model_sampling.calculate_input(t, x) if self.blend.reuse.mode == "threshold" else None
         return self.blend.answer(Call(
             ask, out_of_range, x, t, cond, options, Batch(len(x), kinds, tuple(x.shape[-2:])),
-            progress_at(float(t[0]), self.to_sigma), self.step, self.guide.total_steps - 1,
-            (self.calls, kinds, tuple(x.shape)), seen))
+            progress_at(float(t[0]), self.to_sigma), self.clock.step, self.clock.last,
+            (self.clock.calls, kinds, tuple(x.shape)), seen))
 
 
 def alone(control: Any) -> Any:
@@ -105,7 +101,8 @@ def blend_chain(settings: Settings, p: Any) -> Iterator[None]:
         return
     pairs = zip(controls, settings.rules(len(controls)), strict=True)
     children = [Child(control, rule, type(control).__name__ == "ControlNet") for control, rule in pairs]
-    chain = Chain(Blend(children, settings.policy, settings.reuse, settings.union), p.sampler.model_wrap_cfg)
+    chain = Chain(Blend(children, settings.policy, settings.reuse, settings.union),
+                  Clock(p.sampler.model_wrap_cfg))
     cloned = unet.clone()
     cloned.controlnet_linked_list = chain
     try:

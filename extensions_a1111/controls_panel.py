@@ -11,6 +11,7 @@ from ..controls.blends import BLENDS
 from ..controls.curves import CURVES, read_curve
 from ..controls.multi import Reuse, Rule
 from ..plugin import Knob, read_knobs
+from .forms import check, fill_in, refuse_unknown
 
 TITLE = "Tweedie Control Blend"
 LABELS = {"enabled": "Blend ControlNet units", "policy": "Policy", "reuse": "Reuse residuals",
@@ -99,16 +100,8 @@ class Settings:
 
 
 def take_names(names: Mapping[str, Any]) -> dict[str, Any]:
-    if unknown := names.keys() - knobs().keys():
-        raise ValueError(f"{TITLE}: unknown {', '.join(map(str, sorted(unknown, key=str)))}; it takes "
-                         f"{', '.join(knobs())}")
+    refuse_unknown(TITLE, names, knobs())
     return dict(names)
-
-
-def check(knob: Knob, value: Any) -> Any:
-    if knob.kind is str and not isinstance(value, str):
-        raise ValueError(f"{TITLE}: {knob.name} is {value!r}; give a text")
-    return knob.check(value, TITLE)
 
 
 def read(values: Sequence[Any], axes: Mapping[str, Any] | None = None) -> Settings:
@@ -116,11 +109,5 @@ def read(values: Sequence[Any], axes: Mapping[str, Any] | None = None) -> Settin
 
     axes: what X/Y/Z plots set in this cell, by name; an axis switches the panel on.
     """
-    given = {name: knob.default for name, knob in knobs().items()}
-    if values and isinstance(values[0], Mapping):
-        given |= take_names(values[0])
-    else:
-        given |= dict(zip(given, values, strict=False))
-    if axes:
-        given |= take_names({"enabled": True, **axes})
-    return Settings({name: check(knob, given[name]) for name, knob in knobs().items()})
+    given = fill_in({name: knob.default for name, knob in knobs().items()}, values, axes, take_names)
+    return Settings({name: check(TITLE, knob, given[name]) for name, knob in knobs().items()})

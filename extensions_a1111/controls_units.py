@@ -8,7 +8,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -20,7 +20,7 @@ from ..controls.children import NEGATIVE, Call, Child
 from ..controls.curves import SOFT
 from ..controls.multi import Batch, Residuals, Rule, pick_rows
 from .controls_panel import TITLE, Settings
-from .scope import patched
+from .scope import Clock, patched
 
 log = logging.getLogger("tweedie")
 MOST = 13  # residuals of a Stable Diffusion 1.x net
@@ -92,23 +92,20 @@ def ask(unit: Unit, x: Tensor, t: Tensor, cond: dict, chunks: int, options: dict
     """The unit's residuals for some rows of what it was asked."""
     rows, count = cond["rows"], len(unit.asked["x"])
     unit.cond_hint = unit.param.used_hint_cond
-    given = {name: pick_rows(value, rows, count) for name, value in unit.asked.items()}
-    if len(rows) == count:
-        given = unit.asked
+    given = unit.asked if len(rows) == count else {
+        name: pick_rows(value, rows, count) for name, value in unit.asked.items()}
     output = unit.control_model(**given)
     return unit.finish(output) if output else {}
 
 
 @dataclass
 class Group:
-    """Units whose residuals meet in the model. guide: the sampler's denoiser, which counts its calls."""
+    """Units whose residuals meet in the model."""
 
     units: list[Unit]
     blend: Blend
     network: Any
-    guide: Any
-    step: int = -1
-    calls: int = field(default=0)
+    clock: Clock
 
     def take(self, unit: Unit, asked: dict) -> list:
         """A unit's net is called: the residuals to add, none for all but the last unit that acts."""
@@ -128,15 +125,14 @@ class Group:
     def look(self, asked: dict) -> Call:
         """When this call is, and of what; each row of the batch is a chunk of its own."""
         x = asked["x"]
-        if self.step != self.guide.step:
-            self.step, self.calls = self.guide.step, 0
-        self.calls += 1
+        clock = self.clock
+        clock.tick()
         marks = self.network.model.cond_mark.flatten().tolist()
         kinds = tuple(0 if mark else NEGATIVE for mark in marks)
         rows, batch = torch.arange(len(x), device=x.device), Batch(len(x), kinds, tuple(x.shape[-2:]))
         return Call(ask, not_asked, x, asked["timesteps"], {"rows": rows}, {}, batch,
-                    self.step / self.guide.total_steps, self.step, self.guide.total_steps - 1,
-                    (self.calls, kinds, tuple(x.shape)), x)
+                    clock.step / (clock.last + 1), clock.step, clock.last,
+                    (clock.calls, kinds, tuple(x.shape)), x)
 
 
 def neutral(param: Any) -> dict[str, Any]:
@@ -176,7 +172,7 @@ def blend_units(settings: Settings, p: Any) -> Iterator[None]:
             pairs = [(unit, rule) for unit, rule in zip(units, rules, strict=True) if unit.t2i == t2i]
             blend = Blend([Child(unit, rule, not t2i) for unit, rule in pairs], settings.policy,
                           settings.reuse, settings.union)
-            group = Group([unit for unit, _ in pairs], blend, network, p.sampler.model_wrap_cfg)
+            group = Group([unit for unit, _ in pairs], blend, network, Clock(p.sampler.model_wrap_cfg))
             for unit, _ in pairs:
                 view = View(unit.param.control_model, take_for(group, unit))
                 stack.enter_context(patched(unit.param, control_model=view, **neutral(unit.param)))

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from ..controls.layouts import LAYOUTS
 from ..plugin import Knob, Range, read_knobs
+from .forms import check, fill_in, refuse_unknown
 
 TITLE = "Tweedie Regional Prompt"
 TILED = ("columns", "rows")  # layouts whose regions the prompt itself counts
@@ -108,16 +109,8 @@ def take_names(names: Mapping[str, Any]) -> dict[str, Any]:
     """Values by name, a preset's first."""
     names = dict(names)
     preset = names.pop("preset", "")
-    if unknown := names.keys() - asdict(Settings()).keys():
-        raise ValueError(f"{TITLE}: unknown {', '.join(map(str, sorted(unknown, key=str)))}; it takes "
-                         f"{', '.join(['preset', *asdict(Settings())])}")
+    refuse_unknown(TITLE, names, ["preset", *asdict(Settings())])
     return {**(fill(preset) if preset else {}), **names}
-
-
-def check(knob: Knob, value: Any) -> Any:
-    if knob.kind is str and not isinstance(value, str):
-        raise ValueError(f"{TITLE}: {knob.name} is {value!r}; give a text such as {knob.default!r}")
-    return knob.check(value, TITLE)
 
 
 def read(values: Sequence[Any], axes: Mapping[str, Any] | None = None) -> Settings:
@@ -125,14 +118,8 @@ def read(values: Sequence[Any], axes: Mapping[str, Any] | None = None) -> Settin
 
     axes: what X/Y/Z plots set in this cell, by name; an axis switches the panel on.
     """
-    given = asdict(Settings())
-    if values and isinstance(values[0], Mapping):
-        given |= take_names(values[0])
-    else:
-        given |= dict(zip(given, values, strict=False))
-    if axes:
-        given |= take_names({"enabled": True, **axes})
-    checked = {name: check(knob, given[name]) for name, knob in knobs().items()}
+    given = fill_in(asdict(Settings()), values, axes, take_names)
+    checked = {name: check(TITLE, knob, given[name]) for name, knob in knobs().items()}
     return Settings(**checked, picture=read_picture(given["picture"]) if checked["enabled"] else None)
 
 

@@ -29,6 +29,22 @@ def patched(instance: Any, **values: Any) -> Iterator[None]:
                 delattr(instance, name)
 
 
+class Clock:
+    """Where a pass stands: the step of the sampler's denoiser, and how often the model was called in it."""
+
+    def __init__(self, guide: Any):
+        self.guide, self.step, self.calls = guide, -1, 0
+
+    def tick(self) -> None:
+        """The model is called."""
+        self.calls = self.calls + 1 if self.step == self.guide.step else 1
+        self.step = self.guide.step
+
+    @property
+    def last(self) -> int:
+        return self.guide.total_steps - 1
+
+
 def forget_prompts(p: Any) -> None:
     """Empty the host's caches of encoded prompts, as a pass ends before the model was called.
 
