@@ -10,7 +10,6 @@ model was trained for, the context shrinks first, then the cells, and the job's 
 """
 from __future__ import annotations
 
-import logging
 import math
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
@@ -21,8 +20,6 @@ from torch.nn.functional import interpolate
 from ..masks import bounds
 from .found import Box, Hand
 from .windows import SLACK, Size, Window, common, longer, meeting, missed, place, square, union, widen
-
-log = logging.getLogger("tweedie")
 
 FINGER = 0.095  # of the hand's length: an index of 18 mm on a hand of 190 mm
 CURLED = 0.5  # of its length, the least that a curled or foreshortened hand is taken to show
@@ -94,10 +91,8 @@ def plan(hands: Sequence[Hand], picture_size: Size, cells: float = 6.0, context:
     jobs = []
     for group in meeting(inner):
         job = settle([hands[index] for index in group], union([inner[index] for index in group]),
-                     picture_size, cells, context, limits)._replace(hands=group)
-        if job.note:
-            log.info("Hands: crop of hand %s: %s", " and ".join(str(index + 1) for index in group), job.note)
-        jobs.append(job)
+                     picture_size, cells, context, limits)
+        jobs.append(job._replace(hands=group))
     return jobs
 
 
