@@ -46,7 +46,10 @@ class Drawn(NamedTuple):
 
 
 class Placed(NamedTuple):
-    """A hand before it is painted; `skin` [3,1,1] is its colour, `sleeve` the forearm's."""
+    """A hand before it is painted; `skin` [3,1,1] is its colour, `sleeve` the forearm's.
+
+    side is `hand.place`'s: 1 has the thumb at the left of its palm, and so is a left hand.
+    """
 
     body: Body
     side: int
@@ -133,7 +136,8 @@ def label(picture: Tensor, mask: Tensor, one: Placed) -> Drawn:
     joints, z = one.body.points[:21, :2], one.body.points[:21, 2]
     inside = ((joints >= 0) & (joints <= torch.tensor([width, height]))).all(1)
     visible = (one.body.there & inside).float()
-    return Drawn(picture, mask, joints, visible, z, one.side, edges_of(mask), one.fingers, one.pose, one.kind)
+    return Drawn(picture, mask, joints, visible, z, -one.side, edges_of(mask), one.fingers, one.pose,
+                 one.kind)
 
 
 def random_drawn(random: Random, fingers: int = 5, pose: str | None = None, kind: str | None = None,

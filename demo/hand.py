@@ -1,5 +1,7 @@
 """(pose, size, angle, tilt, side) -> joints [21,3] of a hand in pixels, and the depth of its capsules.
 
+Palms face the viewer; side 1 has the thumb at the left, as a left hand has, and -1 is its mirror image.
+
 Joints are numbered as in MediaPipe and OpenPose: 0 wrist, then four per digit from the thumb to the little
 finger. Lengths are fractions of the hand's size, which is a little more than from the wrist to the tip of the
 middle finger. Metacarpals have the ratios of computed tomography, 67.7, 66.1, 58.0 and 52.3 mm; fingers those
@@ -44,7 +46,7 @@ def chain(start: Tensor, angles: list[float], lifts: list[float], lengths: tuple
 
 
 def template(pose: str, spread: float = 1.0, bend: float = 0.0) -> Tensor:
-    """Joints [22,3] of a right hand, palm to the viewer, fingers along +y, of length 1; 21 is the forearm.
+    """Joints [22,3] of a left hand, palm to the viewer, fingers along +y, of length 1; 21 is the forearm.
 
     `spread` scales the fan of raised fingers, `bend` in degrees flexes their joints.
     """

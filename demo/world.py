@@ -84,7 +84,7 @@ class Shape:
 
 @dataclass(frozen=True)
 class Hand:
-    """A hand of `size` pixels from wrist to fingertip; `glove` is a colour or None; side 1 right, -1 left."""
+    """A hand of `size` pixels from wrist to fingertip; `glove` is a colour or None; side 1 left, -1 right."""
 
     pose: str
     glove: str | None

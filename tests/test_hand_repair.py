@@ -1,4 +1,4 @@
-"""controls/hands/repair.py: never worse, better with more tries, nothing outside the mask, no batch effects."""
+"""controls/hands/repair.py: never worse, better with more tries, nothing outside the mask, alike in batches."""
 import itertools
 import logging
 
@@ -92,6 +92,7 @@ def test_good_hands_are_not_even_drawn():
     draw = paint(lambda seed: 1.0)
     done = repair(bright, [TWO], draw, find, SETTINGS._replace(gate=0.2), LIMITS)
     assert not draw.crops and torch.equal(done.pictures, bright) and "good, not touched" in done.report
+    assert "fingers not counted" in done.report
 
 
 def test_a_good_hand_that_shares_a_crop_is_left_out_of_the_mask():

@@ -52,13 +52,17 @@ class Crop(NamedTuple):
 
 
 class Seen(NamedTuple):
-    """What a crop [3,h,w] shows before it is drawn: its hands' numbers, what they are there, their scores."""
+    """What a crop [3,h,w] shows before it is drawn: its hands' numbers, what they are there, their scores.
+
+    counted says of each whether anything was known of its fingers.
+    """
 
     job: Job
     picture: Tensor
     numbers: tuple[int, ...]
     hands: tuple[Hand, ...]
     scores: tuple[float, ...]
+    counted: tuple[bool, ...]
 
     def only(self, keep: Sequence[bool]) -> Seen:
         rows = (tuple(value for value, wanted in zip(values, keep, strict=True) if wanted)
@@ -126,8 +130,9 @@ def look(job: Job, picture: Tensor, hands: Sequence[Hand], find: Find) -> Seen:
     before = crop.cut(picture, job)
     found = find(before)
     here = tuple(again(found, one) or one for one in (into(hands[number], job) for number in job.hands))
-    evidence = score.gather_all([before] * len(here), here)
-    return Seen(job, before, job.hands, here, tuple(score.score(one).total for one in evidence))
+    scores = [score.score(one) for one in score.gather_all([before] * len(here), here)]
+    return Seen(job, before, job.hands, here, tuple(one.total for one in scores),
+                tuple(one.counted for one in scores))
 
 
 def fits_of(hand: Hand) -> tuple[Fit, ...]:

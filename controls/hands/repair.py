@@ -32,19 +32,22 @@ class Try(NamedTuple):
 
 class Record(NamedTuple):
     """What became of a crop. tries is empty where the hands were good; kept is the number of the try that was
-    pasted, None for the original.
+    pasted, None for the original. counted: whether anything was known of all the hands' fingers.
     """
 
     image: int
     job: Job
     hands: tuple[int, ...]
     before: Try
+    counted: bool
     tries: tuple[Try, ...] = ()
     kept: int | None = None
 
     @property
     def line(self) -> str:
         who = f"picture {self.image + 1}, hand {' and '.join(str(number + 1) for number in self.hands)}"
+        if not self.counted:
+            who += " (fingers not counted: the detector gives no joints)"
         if not self.tries:
             return f"{who}: {self.before.score:.2f}, good, not touched"
         (h, w), best = self.job.size, max(one.score for one in self.tries)
@@ -131,13 +134,15 @@ def repair(pictures: Tensor, hands: Sequence[Sequence[Hand]], draw: Draw, find: 
                 todo.append(prepare(image, picture, hands[image], seen.only(bad), limits, depth,
                                     scenes[image] if scenes else None, enlarge))
             else:
-                records.append(Record(image, job, job.hands, Try(seen.picture, min(seen.scores))))
+                records.append(Record(image, job, job.hands, Try(seen.picture, min(seen.scores)),
+                                      all(seen.counted)))
     drawn = draw([one for work in todo for one in work.crops(settings.candidates, seed)]) if todo else []
     out, changed = pictures.clone(), pictures.new_zeros(len(pictures), *pictures.shape[2:])
     for at, work in enumerate(todo):
         tries = judge(work, drawn[at * settings.candidates:(at + 1) * settings.candidates], find)
         kept, image, job = choose(work.old, tries, settings.margin), work.image, work.seen.job
-        records.append(Record(image, job, work.seen.numbers, Try(work.seen.picture, work.old), tries, kept))
+        records.append(Record(image, job, work.seen.numbers, Try(work.seen.picture, work.old),
+                              all(work.seen.counted), tries, kept))
         if kept is not None:
             out[image] = paste.paste_back(out[image], job, tries[kept].picture, work.alpha)
             changed[image] = changed[image].maximum(work.alpha)

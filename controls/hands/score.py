@@ -31,6 +31,8 @@ WEIGHTS = {  # part: log-odds between its 0 and its 1, and the value that speaks
     # fitted by tests/bench/hand_score.py to drawn hands, but for `outside`, which is set by hand
     "confidence": (0.23, 0.31), "plausibility": (3.88, 0.58), "silhouette": (4.92, 0.83),
     "outside": (2.0, 1.0)}
+FINGERS = {"plausibility", "silhouette"}  # parts that know of fingers
+ALONE = {"confidence": (4.0, 0.5)}  # set by hand: half sure is no evidence, a tenth more is a tenth better
 
 
 class Evidence(NamedTuple):
@@ -52,6 +54,11 @@ class Score(NamedTuple):
 
     total: float
     parts: dict[str, float]
+
+    @property
+    def counted(self) -> bool:
+        """Whether anything was known of the fingers."""
+        return bool(self.parts.keys() & FINGERS)
 
 
 def half(value: float, at: float) -> float:
@@ -177,10 +184,12 @@ def score(evidence: Evidence | None) -> Score:
     """Probability of a good hand, were as many good as bad; 0 where none was found, 1/2 without any part.
 
     The log-odds are the sum over parts of weight (part - neutral value), so that a missing part adds nothing.
-    More extra or missing area never raises them.
+    More extra or missing area never raises them. Where fingers can't be judged at all, because the detector
+    gives no joints, its confidence stands in, by `ALONE`.
     """
     if evidence is None:
         return Score(0.0, {})
     parts = {id: part for id, row in SCORERS.items() if (part := row(evidence)) is not None}
-    odds = sum(weight * (parts[id] - neutral) for id, (weight, neutral) in WEIGHTS.items() if id in parts)
+    weights = WEIGHTS if parts.keys() & FINGERS else WEIGHTS | ALONE
+    odds = sum(weight * (parts[id] - neutral) for id, (weight, neutral) in weights.items() if id in parts)
     return Score(1 / (1 + math.exp(-odds)), parts)
