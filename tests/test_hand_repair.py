@@ -1,4 +1,4 @@
-"""controls/hands/repair.py: never worse, better with more tries, nothing outside the mask, alike in batches."""
+"""controls/hands/repair.py: never worse, more tries never hurt, nothing outside the mask, alike in batches."""
 import itertools
 import logging
 
@@ -8,6 +8,7 @@ from tweedie_pack.controls.hands.crop import Limits
 from tweedie_pack.controls.hands.found import Hand
 from tweedie_pack.controls.hands.prepare import MOST, Settings
 from tweedie_pack.controls.hands.repair import batches, repair
+from tweedie_pack.controls.hands.sketch import mask_of, sketch
 from tweedie_pack.controls.hands.strip import strip
 
 LIMITS = Limits(64, 128, 8, 8)
@@ -165,3 +166,17 @@ def test_the_strip_shows_a_row_a_crop():
 def test_bad_pictures_are_named(pictures, hands, said):
     with pytest.raises(ValueError, match=said):
         repair(pictures, hands, paint(luck), find, SETTINGS, LIMITS)
+
+
+def test_a_sketch_draws_boxes_masks_and_joints_over_a_picture_that_is_large_enough():
+    grey = torch.full((3, 100, 200), 0.5)
+    mask = torch.zeros(100, 200, dtype=torch.bool)
+    mask[10:20, 150:190] = True
+    joints = torch.tensor([40.0, 60.0]) + torch.randn(21, 2, generator=torch.Generator().manual_seed(0)) * 5
+    masked = Hand((150.0, 10.0, 190.0, 20.0), mask=mask)
+    drawn = sketch(grey, [Hand((20.0, 30.0, 60.0, 90.0), joints=joints), masked])
+    assert drawn.shape == (3, 400, 800) and torch.equal(sketch(grey, [])[:, ::4, ::4], grey)
+    changed = (drawn != 0.5).any(0)[::4, ::4]
+    assert changed[30, 20:60].all() and changed[40:80, 30:50].any() and changed[15, 151:189].all()
+    assert not changed[:, 70:140].any()
+    assert torch.equal(mask_of([masked], (100, 200)) > 0, mask)

@@ -51,10 +51,10 @@ class Record(NamedTuple):
         if not self.tries:
             return f"{who}: {self.before.score:.2f}, good, not touched"
         (h, w), best = self.job.size, max(one.score for one in self.tries)
-        note = f" ({self.job.note})" if self.job.note else ""
+        cells = self.job.note or f"{self.job.cells:.1f} cells a finger"
         end = "the original stays" if self.kept is None else f"try {self.kept + 1} pasted"
-        return (f"{who}: {w} x {h} pixels, {self.job.cells:.1f} cells a finger{note}; "
-                f"was {self.before.score:.2f}, best of {len(self.tries)} is {best:.2f}: {end}")
+        return (f"{who}: {w} x {h} pixels, {cells}; was {self.before.score:.2f}, best of {len(self.tries)} "
+                f"is {best:.2f}: {end}")
 
 
 class Outcome(NamedTuple):

@@ -10,7 +10,13 @@ from .found import Box, Hand
 from .pose import fit_hands
 from .render import depth_map, pose_map, surface
 
+SHORTEST = 384  # side of a sketch: joints are drawn in a fixed size
 COLOURS = ((1.0, 0.8, 0.1), (0.2, 0.9, 0.4), (0.3, 0.6, 1.0), (1.0, 0.35, 0.6), (0.8, 0.5, 1.0))
+
+
+def enlarge(picture: Tensor, times: int) -> Tensor:
+    """[...,H,W] with every pixel so many times across and down."""
+    return picture.repeat_interleave(times, -1).repeat_interleave(times, -2)
 
 
 def frame(picture: Tensor, box: Box, colour: tuple[float, float, float]) -> None:
@@ -26,9 +32,14 @@ def frame(picture: Tensor, box: Box, colour: tuple[float, float, float]) -> None
 
 
 def sketch(picture: Tensor, hands: Sequence[Hand]) -> Tensor:
-    """Masks tinted, skeletons, boxes; a hand's colour goes by its number."""
-    out = picture.clone()
-    for number, hand in enumerate(hands):
+    """Masks tinted, skeletons, boxes; colours go by number. Small pictures come out enlarged."""
+    times = max(1, -(-SHORTEST // min(picture.shape[1:])))
+    out = enlarge(picture, times)
+    for number, small in enumerate(hands):
+        hand = small._replace(
+            box=tuple(value * times for value in small.box),
+            joints=None if small.joints is None else small.joints * times,
+            mask=None if small.mask is None else enlarge(small.mask, times))
         colour = COLOURS[number % len(COLOURS)]
         if hand.mask is not None:
             tint = torch.tensor(colour).to(out)[:, None, None]

@@ -4,7 +4,7 @@ import json
 import pytest
 import torch
 from hosts.comfyhost import ROOT, server
-from tweedie_pack.demo.reader import read
+from tweedie_pack.demo.reader import count_fingers, read
 from tweedie_pack.demo.regions import LAYOUTS, look
 
 WORKFLOWS = sorted((ROOT / "example_workflows").glob("*.json"))
@@ -34,7 +34,7 @@ def test_there_is_one_for_each_feature():
                     "TweedieFlowShift", "TweedieMeasureSchedule", "TweedieSpectralGuidance",
                     "TweedieGuidanceProbe", "TweedieGuidanceChart", "TweedieRegionalPrompt",
                     "TweedieRegionOverlay", "TweedieControlBlend", "TweedieControlRule",
-                    "TweedieControlProbe"}
+                    "TweedieControlProbe", "TweedieDetectHands", "TweedieHandRepair"}
 
 
 @pytest.mark.parametrize("path", WORKFLOWS, ids=lambda path: path.stem)
@@ -55,6 +55,8 @@ def test_it_runs_as_it_is(host, path):
     caption = first["CLIPTextEncode"]["widgets_values"][0]
     seen = read(torch.nn.functional.interpolate(picture, (128, 128), mode="area")[0])
     assert f"{seen.background} background" in caption and seen.subjects
+    if "TweedieHandRepair" in first:
+        assert count_fingers(picture[0]) == 5
     if "TweedieControlBlend" in first:
         (square,), (left, top) = seen.subjects, first["MaskComposite"]["widgets_values"][:2]
         side = min(node["widgets_values"][1] for node in workflow["nodes"] if node["type"] == "SolidMask")
