@@ -1,4 +1,4 @@
-"""controls/hands/repair.py: never worse, more tries never hurt, nothing outside the mask, alike in batches."""
+"""controls/hands/repair.py: never worse, more tries never hurt, nothing outside the mask, alike in batch."""
 import itertools
 import logging
 

@@ -29,7 +29,7 @@ CROWDED = 0.2  # the share of their thickness by which two digits lie in each ot
 CHANGED = 0.1  # and the change outside the mask
 WEIGHTS = {  # part: log-odds between its 0 and its 1, and the value that speaks neither for nor against;
     # fitted by tests/bench/hand_score.py to drawn hands, but for `outside`, which is set by hand
-    "confidence": (0.23, 0.31), "plausibility": (3.88, 0.58), "silhouette": (4.92, 0.83),
+    "confidence": (0.15, 0.69), "plausibility": (2.64, 0.54), "silhouette": (4.89, 0.82),
     "outside": (2.0, 1.0)}
 FINGERS = {"plausibility", "silhouette"}  # parts that know of fingers
 ALONE = {"confidence": (4.0, 0.5)}  # set by hand: half sure is no evidence, a tenth more is a tenth better
