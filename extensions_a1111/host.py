@@ -15,6 +15,8 @@ from typing import Any, NamedTuple
 from torch import Tensor
 
 from ..controls.blends import BLENDS
+from ..controls.hands.detectors import DETECTORS
+from ..controls.hands.score import SCORERS
 from ..controls.layouts import LAYOUTS
 from ..plugin import load_plugins
 from ..samplers.schedules import SCHEDULES
@@ -51,7 +53,7 @@ def load_strangers() -> tuple[str, ...]:
     folder = pathlib.Path(__file__).resolve().parents[1] / "plugins"
     points = importlib.metadata.entry_points(group="tweedie_pack.plugins")
     registries = {"SCHEDULES": SCHEDULES, "BANDS": BANDS, "MAPS": MAPS, "LAYOUTS": LAYOUTS,
-                  "BLENDS": BLENDS}
+                  "BLENDS": BLENDS, "DETECTORS": DETECTORS, "SCORERS": SCORERS}
     return tuple(load_plugins(folder, __package__.partition(".")[0], registries, points))
 
 
