@@ -212,5 +212,7 @@ def told():
 
 def test_confidence_stands_in_where_fingers_cannot_be_judged():
     box = Hand((10.0, 10.0, 50.0, 50.0))
-    assert not any(one.counted for one in scores) and scores[1].total == 0.5
     scores = [score(Evidence(box._replace(confidence=sure))) for sure in (0.2, 0.5, 0.6, 0.9)]
+    assert not any(one.counted for one in scores) and scores[1].total == 0.5
+    assert scores[2].total == pytest.approx(0.6, abs=0.01)
+    assert scores[0].total < 0.25 and scores[3].total > 0.8
