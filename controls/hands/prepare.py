@@ -16,6 +16,7 @@ from . import crop, paste, render, score
 from .crop import Job, Limits
 from .found import Hand
 from .pose import Fit, fit_hands
+from .template import open_hand, trusted
 
 MOST = 64  # tries a hand: seeds of its tries are consecutive, and those of two hands of a picture never meet
 OVERLAP = 0.15  # IoU from which a hand found in a crop is the one that was there
@@ -73,8 +74,8 @@ class Seen(NamedTuple):
 class Work(NamedTuple):
     """A crop that needs drawing: start [3,h,w] is its picture, enlarged by a model if there is one.
 
-    core [H,W] bool and alpha [H,W] are masks of the picture. depths [h,w] are what tries take in turn, one
-    for each side that the hand may be of; empty without joints.
+    core [H,W] bool and alpha [H,W] are masks of the picture. depths [h,w] are what tries take in turn, of
+    every hand that it may be meant to be; empty without joints.
     """
 
     image: int
@@ -136,17 +137,22 @@ def look(job: Job, picture: Tensor, hands: Sequence[Hand], find: Find) -> Seen:
 
 
 def fits_of(hand: Hand) -> tuple[Fit, ...]:
-    """The five-finger hand that its joints suggest: of the known side, else of either."""
+    """Five-finger hands that its joints suggest, of the known side, else of either; open ones, too, where the
+    joints make no hand that covers it.
+    """
     if hand.joints is None:
         return ()
     sides = torch.tensor([hand.side] if hand.side else [1, -1])
     sure = torch.ones(21) if hand.sure is None else hand.sure
-    fits = fit_hands(hand.joints.expand(len(sides), 21, 2), sure.expand(len(sides), 21), sides)
-    return tuple(Fit(*(value[i:i + 1] for value in fits)) for i in range(len(sides)))
+    both = fit_hands(hand.joints.expand(len(sides), 21, 2), sure.expand(len(sides), 21), sides)
+    fits = [Fit(*(value[i:i + 1] for value in both)) for i in range(len(sides))]
+    if not any(trusted(one, hand) for one in fits):
+        fits += [open_hand(hand, int(side)) for side in sides]
+    return tuple(fits)
 
 
 def draw_depths(fits: Sequence[tuple[Fit, ...]], job: Job, scene: Tensor | None) -> tuple[Tensor, ...]:
-    """[h,w] of all the crop's hands, for each side in turn, set into the picture's own depth [H,W]."""
+    """[h,w] of all the crop's hands, for each of their fits in turn, in the picture's own depth [H,W]."""
     background = None if scene is None else crop.cut_mask(scene, job)
     drawn = []
     for turn in range(max(map(len, fits))):

@@ -117,7 +117,8 @@ def repair(pictures: Tensor, hands: Sequence[Sequence[Hand]], draw: Draw, find: 
     """Mend hands of pictures [B,3,H,W] in 0..1; `hands` lists those of each.
 
     All tries of all crops are drawn in one call. With `depth` they carry the fitted hand's, set into the
-    pictures' own depths `scenes` [H,W] if given; where a hand's side is unknown its tries take turns.
+    pictures' own depths `scenes` [H,W] if given; where its side is unknown, or the fit can't be believed,
+    tries take turns.
     `enlarge` is a model for crops that grow. ValueError for pictures that aren't finite, or hands of others.
     """
     check(pictures, hands)
