@@ -180,3 +180,16 @@ def test_a_sketch_draws_boxes_masks_and_joints_over_a_picture_that_is_large_enou
     assert changed[30, 20:60].all() and changed[40:80, 30:50].any() and changed[15, 151:189].all()
     assert not changed[:, 70:140].any()
     assert torch.equal(mask_of([masked], (100, 200)) > 0, mask)
+
+
+@pytest.mark.parametrize(("right", "kept"), [(70.0, 0), (98.0, None)], ids=["a bit", "a hand"])
+def test_only_a_small_bit_may_vanish(right, kept):
+    """A stray bit that no try shows again does not stand in the way; a hand that gets lost does."""
+    hands = (*ONE, Hand((62.0, 30.0, right, 30.0 + right - 62), 0.0))
+
+    def left(picture):
+        [hand] = find(picture)
+        _, h, w = picture.shape
+        return [hand._replace(box=(0.1 * w, 0.2 * h, 0.45 * w, 0.8 * h))]
+    [record] = repair(noisy(), [hands], paint(lambda seed: 0.9), left, SETTINGS, LIMITS).records
+    assert record.hands == (0, 1) and record.kept == kept

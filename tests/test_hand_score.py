@@ -27,8 +27,9 @@ def reach(apart=1.0):
 
 
 SURE = torch.ones(21).index_fill(0, torch.arange(9, 13), 0.2)  # but for the middle finger
-EXAMPLE = Evidence(Hand((0, 0, 9, 9), 0.7, torch.zeros(21, 2), SURE), reach(), 0.075, 0.12, 0.1)
-GOLDEN = {"confidence": 0.7, "plausibility": 0.2 * 0.5, "silhouette": 2**-0.25 * 0.5, "outside": 0.5}
+EXAMPLE = Evidence(Hand((0, 0, 9, 9), 0.7, torch.zeros(21, 2), SURE), reach(), 0.075, 0.12, 4, 0.1)
+GOLDEN = {"confidence": 0.7, "plausibility": 0.2 * 0.5, "silhouette": 2**-0.25 * 0.5,
+          "tips": 2**-4, "outside": 0.5}
 
 
 def drawn(kind="regular", pose="open", seed=0):
@@ -55,10 +56,19 @@ def test_no_hand_scores_nothing_and_a_missing_part_adds_nothing():
 
 @pytest.mark.parametrize("what", ["extra", "missing", "changed"])
 def test_more_area_or_change_never_raises_the_score(what):
-    good = Evidence(Hand((0, 0, 9, 9), 0.9), reach(), 0.0, 0.0, 0.0)
+    good = Evidence(Hand((0, 0, 9, 9), 0.9), reach(), 0.0, 0.0, 5, 0.0)
     totals = [score(good._replace(**{what: value})).total for value in torch.linspace(0, 3, 40).tolist()]
     assert totals == sorted(totals, reverse=True) and totals[0] > totals[-1] + 0.02
     assert all(0 <= total <= 1 for total in totals)
+
+
+def test_tips_say_nothing_of_a_hand_that_is_folded_and_looks_it():
+    fist = reach()
+    fist.joints[0, 8] = fist.joints[0, 5]
+    seen = Evidence(Hand((0, 0, 9, 9), 0.9), fist, 0.1, 0.1, 1)
+    assert SCORERS["tips"](seen) is None
+    assert SCORERS["tips"](seen._replace(extra=1.0)) == SCORERS["tips"](seen._replace(fit=reach())) < 1e-9
+    assert SCORERS["tips"](seen._replace(fit=reach(), tips=5)) == 1
 
 
 def test_a_digit_that_is_not_sure_or_lies_in_another_is_less_plausible():
@@ -75,7 +85,7 @@ def test_areas_are_counted_in_fingers():
     rendered[unit:, unit // 2:unit * 3 // 2] = True
     finger = rendered.clone()
     finger[unit - int(0.45 * unit):unit, unit:unit + int(0.09 * unit)] = True
-    seen = outline.View((0, 0, 2 * unit, 2 * unit), rendered, torch.ones_like(rendered))
+    seen = outline.View((0, 0, 2 * unit, 2 * unit), rendered, torch.ones_like(rendered), (1.0, 1.0))
     extra, missing = outline.measure(finger, seen)
     assert 0.6 < extra < 1.0 and missing == 0  # less what noise may move
     assert outline.measure(rendered, seen._replace(rendered=finger)) == (missing, extra)
@@ -154,7 +164,7 @@ def test_joints_that_are_not_there():
     assert seen.missing < 0.25
     for few in (hand_of(one, joints=None), hand_of(one, sure=torch.zeros(21)),
                 hand_of(one, joints=torch.full((21, 2), math.nan))):
-        assert gather(one.picture, few)[1:] == (None, None, None, None)
+        assert gather(one.picture, few)[1:] == (None,) * 5
 
 
 def test_a_hand_without_extent_or_out_of_sight_is_not_measured():

@@ -33,7 +33,7 @@ class Settings(NamedTuple):
         1, 16, 0.5, "Latent cells, or transformer tokens, a finger: sets the crop's size.")] = 6.0
     context: Annotated[float, Range(1, 4, 0.05, "Side of the crop in sides of the hand's box.")] = 1.6
     gate: Annotated[float, Range(0, 1, 0.01, "Hands that score this or more are left alone.")] = 0.6
-    margin: Annotated[float, Range(0, 1, 0.01, "By how much a try must beat the original.")] = 0.1
+    margin: Annotated[float, Range(0, 1, 0.01, "By how much a try must beat the original.")] = 0.2
 
 
 class Crop(NamedTuple):

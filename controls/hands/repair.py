@@ -20,6 +20,7 @@ from .prepare import Crop, Enlarge, Find, Settings, Work, again, look, prepare
 
 log = logging.getLogger("tweedie")
 
+STRAY = 0.5  # of the largest hand of a crop: what is smaller may be a bit of it
 Draw = Callable[[Sequence[Crop]], "list[Tensor]"]  # crops, of any sizes -> each drawn again [3,h,w], 0..1
 
 
@@ -89,11 +90,18 @@ def judge(work: Work, drawn: Sequence[Tensor], find: Find) -> tuple[Try, ...]:
                for one, fine in zip(drawn, sound, strict=True)]
     pasted = [before + alpha * (one - before) for one in matched]
     found = [find(one) if fine else [] for one, fine in zip(pasted, sound, strict=True)]
-    worst = [1.0] * len(drawn)
-    for hand in work.seen.hands:
-        evidence = score.gather_all(pasted, [again(hands, hand) for hands in found], before, alpha > 0)
-        worst = [min(old, score.score(one).total) for old, one in zip(worst, evidence, strict=True)]
-    return tuple(Try(*pair) for pair in zip(matched, worst, strict=True))
+    return tuple(map(Try, matched, worst_scores(work, pasted, found, before, alpha > 0)))
+
+
+def worst_scores(work: Work, pasted: Sequence[Tensor], found: Sequence[list[Hand]], before: Tensor,
+                 core: Tensor) -> list[float]:
+    """Of each try. What is small beside a hand, and in no try a hand again, was a stray bit of it."""
+    rows = [[again(hands, hand) for hands in found] for hand in work.seen.hands]
+    largest = max(hand.long for hand in work.seen.hands)
+    rows = [row for row, hand in zip(rows, work.seen.hands, strict=True)
+            if any(row) or hand.long > STRAY * largest]
+    scores = [[score.score(one).total for one in score.gather_all(pasted, row, before, core)] for row in rows]
+    return [min(column) for column in zip(*scores, strict=True)]
 
 
 def choose(old: float, tries: Sequence[Try], margin: float) -> int | None:

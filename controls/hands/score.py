@@ -17,7 +17,7 @@ from torch import Tensor
 from ...plugin import Registry
 from .found import Hand
 from .pose import Fit, fit_hands
-from .silhouette import colour_mask, measure, view
+from .silhouette import colour_mask, digits, measure, view
 
 SCORERS = Registry("evidence")  # Evidence -> part in 0..1, or None where it can't tell; counts if in WEIGHTS
 
@@ -27,25 +27,28 @@ EXTRA, MISSING = 0.15, 0.12  # what halves a part: fingers' areas,
 ENERGY, RESIDUAL = 0.025, 0.03  # a fit's energy, and its distance from the joints in boxes of the hand,
 CROWDED = 0.2  # the share of their thickness by which two digits lie in each other,
 CHANGED = 0.1  # and the change outside the mask
+MISCOUNT = 0.5  # tips too many or too few that halve the part
+STRAIGHT, LOOKS = 0.8, 0.5  # share of a finger's length, and finger's areas by which an outline may be off
 WEIGHTS = {  # part: log-odds between its 0 and its 1, and the value that speaks neither for nor against;
     # fitted by tests/bench/hand_score.py to drawn hands, but for `outside`, which is set by hand
-    "confidence": (0.15, 0.69), "plausibility": (2.64, 0.54), "silhouette": (4.89, 0.82),
+    "confidence": (0.67, 0.9), "plausibility": (2.93, 0.48), "silhouette": (4.79, 0.83), "tips": (2.66, 0.51),
     "outside": (2.0, 1.0)}
-FINGERS = {"plausibility", "silhouette"}  # parts that know of fingers
+FINGERS = {"plausibility", "silhouette", "tips"}  # parts that know of fingers
 ALONE = {"confidence": (4.0, 0.5)}  # set by hand: half sure is no evidence, a tenth more is a tenth better
 
 
 class Evidence(NamedTuple):
     """What is known of a hand in a picture; what couldn't be measured is None.
 
-    extra and missing are in areas of a finger, see silhouette.measure. changed is the RMS change outside the
-    mask, of values in 0..1.
+    extra and missing are in areas of a finger, tips are digits that stand out of the outline. changed is the
+    RMS change outside the mask, of values in 0..1.
     """
 
     hand: Hand
     fit: Fit | None = None
     extra: float | None = None
     missing: float | None = None
+    tips: int | None = None
     changed: float | None = None
 
 
@@ -102,6 +105,23 @@ def silhouette(evidence: Evidence) -> float | None:
     return half(evidence.extra, EXTRA) * half(evidence.missing, MISSING)
 
 
+@SCORERS.add("tips", "Tips")
+def tips(evidence: Evidence) -> float | None:
+    """Whether five digits stand out of the outline; can't tell of a hand that is folded, and looks it."""
+    if evidence.tips is None or evidence.fit is None:
+        return None
+    if folded(evidence.fit) and evidence.extra + evidence.missing < LOOKS:
+        return None
+    return half(abs(evidence.tips - 5), MISCOUNT)
+
+
+def folded(fit: Fit) -> bool:
+    """Whether a finger's tip is nearer to its knuckle than STRAIGHT of the finger's length."""
+    fingers = fit.joints[0, 5:].view(4, 4, 3)
+    reach = (fingers[:, 3] - fingers[:, 0]).norm(dim=-1)
+    return bool((reach < STRAIGHT * fingers.diff(dim=1).norm(dim=-1).sum(-1)).any())
+
+
 @SCORERS.add("outside", "Outside")
 def outside(evidence: Evidence) -> float | None:
     """How little a try changed outside the mask; says nothing of the original."""
@@ -129,16 +149,17 @@ def fit_all(hands: Sequence[Hand | None]) -> list[Fit | None]:
     return fits
 
 
-def areas(picture: Tensor, hand: Hand, fit: Fit | None) -> tuple[float, float] | tuple[None, None]:
-    """(extra, missing) of the hand's mask; without one, or if it is empty, of its colours'."""
+def outline(picture: Tensor, hand: Hand,
+            fit: Fit | None) -> tuple[float, float, int] | tuple[None, None, None]:
+    """(extra, missing, tips) of the hand's mask; without one, or if it is empty, of its colours'."""
     seen = None if fit is None else view(fit.joints[0], fit.radii[0], picture.shape[1:])
     if seen is None:
-        return None, None
+        return None, None, None
     if hand.mask is not None and bool(hand.mask.any()):
         mask = seen.cut(hand.mask[None].cpu())[0] > 0.5
     else:
         mask = colour_mask(seen.cut(picture), seen)
-    return (None, None) if mask is None else measure(mask, seen)
+    return (None, None, None) if mask is None else (*measure(mask, seen), digits(mask, seen))
 
 
 def check(picture: Tensor, hand: Hand | None) -> None:
@@ -165,7 +186,7 @@ def gather_all(pictures: Sequence[Tensor], hands: Sequence[Hand | None], before:
     pictures = [picture.detach().cpu() for picture in pictures]
     before, core = (None if one is None else one.detach().cpu() for one in (before, core))
     return [None if hand is None else
-            Evidence(hand, fit, *areas(picture, hand, fit), change(picture, before, core))
+            Evidence(hand, fit, *outline(picture, hand, fit), change(picture, before, core))
             for picture, hand, fit in zip(pictures, hands, fit_all(hands), strict=True)]
 
 

@@ -16,6 +16,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from .render import silhouette
+from .tips import count_tips
 
 WORK = 160  # pixels from the wrist to the tip of the middle finger, were it straight
 MARGIN = 0.35  # of that length, around the joints: where further fingers may be
@@ -31,7 +32,7 @@ KNUCKLES = (5, 9, 13, 17)
 
 
 class View(NamedTuple):
-    """A hand with its surroundings at the working scale: rendered and front are bool [h,w].
+    """A hand with its surroundings at the working scale: rendered and front are bool [h,w], wrist is (x, y).
 
     window: x0, y0, x1, y1 in whole pixels of the picture, within it.
     """
@@ -39,6 +40,7 @@ class View(NamedTuple):
     window: tuple[int, int, int, int]
     rendered: Tensor
     front: Tensor
+    wrist: tuple[float, float]
 
     def cut(self, plane: Tensor) -> Tensor:
         """What a plane [C,H,W] of the picture's size holds here, [C,h,w] float."""
@@ -77,7 +79,8 @@ def view(joints: Tensor, radii: Tensor, size: tuple[int, int]) -> View | None:
     scale = WORK / long
     shape = (max(round((y1 - y0) * scale), 1), max(round((x1 - x0) * scale), 1))
     placed = torch.cat([(joints[:, :2] - torch.tensor([x0, y0])) * scale, joints[:, 2:] * scale], -1)
-    return View((x0, y0, x1, y1), silhouette(placed, radii * scale, shape), in_front(placed, shape))
+    return View((x0, y0, x1, y1), silhouette(placed, radii * scale, shape), in_front(placed, shape),
+                tuple(placed[0, :2].tolist()))
 
 
 def outside(mask: Tensor) -> Tensor:
@@ -94,9 +97,19 @@ def joined(mask: Tensor, seeds: Tensor) -> Tensor:
     return torch.from_numpy(np.isin(parts, kept[kept > 0]))
 
 
+def own_part(mask: Tensor, seen: View) -> Tensor:
+    """What of a mask [h,w] is this hand's, from the wrist on."""
+    return joined(mask & seen.front, seen.rendered)
+
+
+def digits(mask: Tensor, seen: View) -> int:
+    """How many stand out of a mask [h,w]."""
+    return count_tips(own_part(mask, seen), seen.wrist, WORK)
+
+
 def measure(mask: Tensor, seen: View) -> tuple[float, float]:
     """(extra, missing) in fingers' areas: mask [h,w] beyond the rendered hand, and it beyond the mask."""
-    mask = joined(mask & seen.front, seen.rendered)
+    mask = own_part(mask, seen)
     rendered = seen.rendered & seen.front
     areas = [(outside(~one) > ERODED) & (outside(other) > DILATED)
              for one, other in ((mask, rendered), (rendered, mask))]

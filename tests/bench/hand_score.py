@@ -33,7 +33,7 @@ from tweedie_pack.demo.world import pixel_grid
 
 FRAME = (128, 128)
 SHOWS = 0.25  # of a finger's area
-FITTED = ("confidence", "plausibility", "silhouette")  # the generator knows nothing of the change outside
+FITTED = ("confidence", "plausibility", "silhouette", "tips")  # what the generator knows something of
 CHUNK = 50  # hands fitted together
 Reader = Callable[[Drawn, Random], Hand | None]
 
@@ -141,6 +141,7 @@ SIGNALS: dict[str, Callable[[Evidence], float | None]] = {  # higher is worse
     "energy": lambda seen: None if seen.fit is None else float(seen.fit.energy[0]),
     "plausibility": lambda seen: opposite(SCORERS["plausibility"](seen)),
     "silhouette": lambda seen: opposite(SCORERS["silhouette"](seen)),
+    "tips": lambda seen: opposite(SCORERS["tips"](seen)),
     "score": lambda seen: -score(seen).total,
 }
 GROUPS: dict[str, Callable[[Case], bool]] = {

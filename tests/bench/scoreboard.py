@@ -13,7 +13,7 @@ from collections.abc import Callable
 from importlib.metadata import version
 
 import torch
-from score import accuracy, blends, controls, guidance, regions, schedules, zero_snr
+from score import accuracy, blends, controls, guidance, hands, regions, schedules, zero_snr
 from score.page import read_sections, write_page, write_section
 from score.plot import draw_result
 from score.result import Result
@@ -27,6 +27,7 @@ ROWS: dict[str, Callable[[int], Result]] = {
     "ControlNet blending": blends.measure,
     "spectral guidance": guidance.measure,
     "regional prompting": regions.measure,
+    "hand repair": hands.measure,
 }
 PACKAGES = ("tweedie-pack", "torch", "diffusers", "numpy")
 LEAST = 8
