@@ -74,11 +74,17 @@ def test_a_try_must_win_by_the_margin():
     assert torch.equal(same.pictures, pictures)  # equal is not better
 
 
+def test_a_try_that_is_probably_bad_is_not_pasted_however_bad_the_original_is():
+    settings = SETTINGS._replace(margin=0.0)
+    [record] = repair(noisy(), [ONE], paint(lambda seed: 0.45), find, settings, LIMITS).records
+    assert record.kept is None and record.before.score < max(one.score for one in record.tries) < 0.5
+
+
 def test_more_tries_are_never_worse_and_keep_those_before():
     pictures, reached, seeds = noisy(), [], []
     for count in range(1, 7):
         draw = paint(luck)
-        settings = SETTINGS._replace(candidates=count, margin=0.0)
+        settings = SETTINGS._replace(candidates=count, margin=0.0, least=0.0)
         [record] = repair(pictures, [ONE], draw, find, settings, LIMITS, seed=11).records
         scores = [record.before.score, *(one.score for one in record.tries)]
         reached.append(record.before.score if record.kept is None else record.tries[record.kept].score)

@@ -21,7 +21,7 @@ from tweedie_pack.demo.tiny.model import load, load_control
 from tweedie_pack.demo.tiny.repaired import LIMITS, SIDE, encode, painter
 from tweedie_pack.demo.world import draw
 
-ALWAYS = Settings(candidates=2, gate=math.inf, margin=-math.inf)
+ALWAYS = Settings(candidates=2, gate=math.inf, margin=-math.inf, least=-math.inf)
 SAMPLER = "DPM-Solver++ 2M"
 
 

@@ -27,6 +27,8 @@ Enlarge = Callable[[Tensor], Tensor]  # picture [3,h,w] -> the same picture, lar
 
 
 class Settings(NamedTuple):
+    """least: what a try must score to be pasted at all, by default as probably good as not."""
+
     candidates: Annotated[int, Range(
         1, MOST, 1, "Tries a hand; the best is kept if it beats the original.")] = 4
     cells_per_finger: Annotated[float, Range(
@@ -34,6 +36,7 @@ class Settings(NamedTuple):
     context: Annotated[float, Range(1, 4, 0.05, "Side of the crop in sides of the hand's box.")] = 1.6
     gate: Annotated[float, Range(0, 1, 0.01, "Hands that score this or more are left alone.")] = 0.6
     margin: Annotated[float, Range(0, 1, 0.01, "By how much a try must beat the original.")] = 0.2
+    least: float = 0.5
 
 
 class Crop(NamedTuple):

@@ -104,10 +104,10 @@ def worst_scores(work: Work, pasted: Sequence[Tensor], found: Sequence[list[Hand
     return [min(column) for column in zip(*scores, strict=True)]
 
 
-def choose(old: float, tries: Sequence[Try], margin: float) -> int | None:
-    """The best try, the first of equals, if it beats the original by more than the margin."""
+def choose(old: float, tries: Sequence[Try], settings: Settings) -> int | None:
+    """The best try, the first of equals, if it is good enough and beats the original by the margin."""
     best = max(range(len(tries)), key=lambda index: tries[index].score)
-    return best if tries[best].score > old + margin else None
+    return best if tries[best].score > max(old + settings.margin, settings.least) else None
 
 
 def check(pictures: Tensor, hands: Sequence[Sequence[Hand]]) -> None:
@@ -149,7 +149,7 @@ def repair(pictures: Tensor, hands: Sequence[Sequence[Hand]], draw: Draw, find: 
     out, changed = pictures.clone(), pictures.new_zeros(len(pictures), *pictures.shape[2:])
     for at, work in enumerate(todo):
         tries = judge(work, drawn[at * settings.candidates:(at + 1) * settings.candidates], find)
-        kept, image, job = choose(work.old, tries, settings.margin), work.image, work.seen.job
+        kept, image, job = choose(work.old, tries, settings), work.image, work.seen.job
         records.append(Record(image, job, work.seen.numbers, Try(work.seen.picture, work.old),
                               all(work.seen.counted), tries, kept))
         if kept is not None:

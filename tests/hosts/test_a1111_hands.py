@@ -162,12 +162,12 @@ def test_a_full_size_model_draws_batches_with_hires():
         extensions, flags = [*extensions, pathlib.Path(nets[0])], [*flags, "--controlnet-dir", nets[1]]
     with Host(PATH, PYTHON, path, flags, extensions) as host:
         drawn = GIVEN | dict(steps=1)
-        names = ON | {"only_repair": True, "candidates": 1, "cells_per_finger": 3.0,
-                      "prompt": "[PROMPT] [SEP] [SKIP]"}
+        one = ON | {"candidates": 1, "steps": 1, "cells_per_finger": 3.0, "prompt": "[PROMPT] [SEP] [SKIP]"}
+        names = one | {"only_repair": True}
         [file], text, seen = draw(host, "img2img", drawn, names)
         assert seen["steps"] > 0 and "Tweedie hands: True" in text and (pixels(file) == CROWD).all()
         alone = draw(host, "txt2img", HIRES)
-        ours = draw(host, "txt2img", HIRES, ON | {"candidates": 1})
+        ours = draw(host, "txt2img", HIRES, one)
         assert alone[0] == ours[0] and without_ours(ours[1]) == alone[1]
         if all(nets):
             net = next(name for name in host.call("controlnet/model_list")["model_list"] if name != "None")

@@ -33,7 +33,8 @@ BOTH = "both"
 FINGERS = 5
 CONFIDENCE, PADDING, DENOISE = 0.3, 32, 0.7  # padding: pixels around the box, as rivals have it
 APART = 1000  # of the tries' seeds of two pictures
-ALWAYS = {"gate": math.inf, "margin": -math.inf}  # what is drawn is pasted, whatever it looks like
+# what is drawn is pasted, whatever it looks like
+ALWAYS = {"gate": math.inf, "margin": -math.inf, "least": -math.inf}
 PAINTED, PLAIN, STRONG, OURS = (
     "as painted", "plain detailing, denoise 0.4", "plain detailing, denoise 0.7", "our crop, one try")
 BEST, WHOLE = "best of 4", "best of 4, depth"
