@@ -7,7 +7,7 @@ import torch
 from tweedie_pack.controls.hands.crop import Limits
 from tweedie_pack.controls.hands.found import Hand
 from tweedie_pack.controls.hands.prepare import MOST, Settings
-from tweedie_pack.controls.hands.repair import batches, repair
+from tweedie_pack.controls.hands.repair import Try, batches, choose, repair
 from tweedie_pack.controls.hands.sketch import mask_of, sketch
 from tweedie_pack.controls.hands.strip import strip
 
@@ -199,3 +199,11 @@ def test_only_a_small_bit_may_vanish(right, kept):
         return [hand._replace(box=(0.1 * w, 0.2 * h, 0.45 * w, 0.8 * h))]
     [record] = repair(noisy(), [hands], paint(lambda seed: 0.9), left, SETTINGS, LIMITS).records
     assert record.hands == (0, 1) and record.kept == kept
+
+
+def test_a_worse_count_of_digits_is_not_pasted():
+    nothing = torch.zeros(3, 8, 8)
+    before, settings = Try(nothing, 0.1, 1.0), Settings()
+    assert choose(before, [Try(nothing, 0.9, 0.06), Try(nothing, 0.7, 1.0)], settings) == 1
+    assert choose(before, [Try(nothing, 0.9, 0.06)], settings) is None
+    assert choose(before._replace(digits=0.06), [Try(nothing, 0.9, 0.06)], settings) == 0

@@ -16,6 +16,7 @@ from . import crop, paste, render, score
 from .crop import Job, Limits
 from .found import Hand
 from .pose import Fit, fit_hands
+from .score import Score
 from .template import open_hand, trusted
 
 MOST = 64  # tries a hand: seeds of its tries are consecutive, and those of two hands of a picture never meet
@@ -56,17 +57,13 @@ class Crop(NamedTuple):
 
 
 class Seen(NamedTuple):
-    """What a crop [3,h,w] shows before it is drawn: its hands' numbers, what they are there, their scores.
-
-    counted says of each whether anything was known of its fingers.
-    """
+    """What a crop [3,h,w] shows before it is drawn: its hands' numbers, what they are there, their scores."""
 
     job: Job
     picture: Tensor
     numbers: tuple[int, ...]
     hands: tuple[Hand, ...]
-    scores: tuple[float, ...]
-    counted: tuple[bool, ...]
+    scores: tuple[Score, ...]
 
     def only(self, keep: Sequence[bool]) -> Seen:
         rows = (tuple(value for value, wanted in zip(values, keep, strict=True) if wanted)
@@ -87,11 +84,6 @@ class Work(NamedTuple):
     core: Tensor
     alpha: Tensor
     depths: tuple[Tensor, ...]
-
-    @property
-    def old(self) -> float:
-        """The score of its worst hand."""
-        return min(self.seen.scores)
 
     def crops(self, candidates: int, seed: int) -> list[Crop]:
         mask, hand = crop.cut_mask(self.alpha, self.seen.job), self.seen.numbers[0]
@@ -134,9 +126,8 @@ def look(job: Job, picture: Tensor, hands: Sequence[Hand], find: Find) -> Seen:
     before = crop.cut(picture, job)
     found = find(before)
     here = tuple(again(found, one) or one for one in (into(hands[number], job) for number in job.hands))
-    scores = [score.score(one) for one in score.gather_all([before] * len(here), here)]
-    return Seen(job, before, job.hands, here, tuple(one.total for one in scores),
-                tuple(one.counted for one in scores))
+    evidence = score.gather_all([before] * len(here), here)
+    return Seen(job, before, job.hands, here, tuple(map(score.score, evidence)))
 
 
 def fits_of(hand: Hand) -> tuple[Fit, ...]:

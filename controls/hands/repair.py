@@ -17,6 +17,7 @@ from . import crop, paste, score
 from .crop import Job, Limits
 from .found import Hand
 from .prepare import Crop, Enlarge, Find, Settings, Work, again, look, prepare
+from .score import Score
 
 log = logging.getLogger("tweedie")
 
@@ -25,10 +26,11 @@ Draw = Callable[[Sequence[Crop]], "list[Tensor]"]  # crops, of any sizes -> each
 
 
 class Try(NamedTuple):
-    """A crop [3,h,w] as it would be pasted, and the score of its worst hand."""
+    """A crop [3,h,w] as it would be pasted; score and digits are those of its worst hand."""
 
     picture: Tensor
     score: float
+    digits: float = 1.0
 
 
 class Record(NamedTuple):
@@ -90,24 +92,34 @@ def judge(work: Work, drawn: Sequence[Tensor], find: Find) -> tuple[Try, ...]:
                for one, fine in zip(drawn, sound, strict=True)]
     pasted = [before + alpha * (one - before) for one in matched]
     found = [find(one) if fine else [] for one, fine in zip(pasted, sound, strict=True)]
-    return tuple(map(Try, matched, worst_scores(work, pasted, found, before, alpha > 0)))
+    return tuple(map(sum_up, matched, score_tries(work, pasted, found, before, alpha > 0)))
 
 
-def worst_scores(work: Work, pasted: Sequence[Tensor], found: Sequence[list[Hand]], before: Tensor,
-                 core: Tensor) -> list[float]:
-    """Of each try. What is small beside a hand, and in no try a hand again, was a stray bit of it."""
+def score_tries(work: Work, pasted: Sequence[Tensor], found: Sequence[list[Hand]], before: Tensor,
+                core: Tensor) -> list[list[Score]]:
+    """Of each try its hands'. What is small beside a hand, and in no try a hand again, was a bit of it."""
     rows = [[again(hands, hand) for hands in found] for hand in work.seen.hands]
     largest = max(hand.long for hand in work.seen.hands)
     rows = [row for row, hand in zip(rows, work.seen.hands, strict=True)
             if any(row) or hand.long > STRAY * largest]
-    scores = [[score.score(one).total for one in score.gather_all(pasted, row, before, core)] for row in rows]
-    return [min(column) for column in zip(*scores, strict=True)]
+    scores = [map(score.score, score.gather_all(pasted, row, before, core)) for row in rows]
+    return [list(column) for column in zip(*scores, strict=True)]
 
 
-def choose(old: float, tries: Sequence[Try], settings: Settings) -> int | None:
-    """The best try, the first of equals, if it is good enough and beats the original by the margin."""
-    best = max(range(len(tries)), key=lambda index: tries[index].score)
-    return best if tries[best].score > max(old + settings.margin, settings.least) else None
+def sum_up(picture: Tensor, scores: Sequence[Score]) -> Try:
+    return Try(picture, min(one.total for one in scores), min(one.digits for one in scores))
+
+
+def choose(before: Try, tries: Sequence[Try], settings: Settings) -> int | None:
+    """The best try, the first of equals, if it is good enough and beats the original by the margin.
+
+    One with a worse count of digits is none: that is told more surely than all else.
+    """
+    fair = [index for index, one in enumerate(tries) if one.digits >= before.digits]
+    best = max(fair, key=lambda index: tries[index].score, default=None)
+    if best is None or tries[best].score <= max(before.score + settings.margin, settings.least):
+        return None
+    return best
 
 
 def check(pictures: Tensor, hands: Sequence[Sequence[Hand]]) -> None:
@@ -138,20 +150,22 @@ def repair(pictures: Tensor, hands: Sequence[Sequence[Hand]], draw: Draw, find: 
         for job in crop.plan(hands[image], tuple(picture.shape[1:]), settings.cells_per_finger,
                              settings.context, limits):
             seen = look(job, picture, hands[image], find)
-            bad = [value < settings.gate for value in seen.scores]
+            bad = [one.total < settings.gate for one in seen.scores]
             if any(bad):
                 todo.append(prepare(image, picture, hands[image], seen.only(bad), limits, depth,
                                     scenes[image] if scenes else None, enlarge))
             else:
-                records.append(Record(image, job, job.hands, Try(seen.picture, min(seen.scores)),
-                                      all(seen.counted)))
+                records.append(Record(image, job, job.hands, sum_up(seen.picture, seen.scores),
+                                      all(one.counted for one in seen.scores)))
     drawn = draw([one for work in todo for one in work.crops(settings.candidates, seed)]) if todo else []
     out, changed = pictures.clone(), pictures.new_zeros(len(pictures), *pictures.shape[2:])
     for at, work in enumerate(todo):
         tries = judge(work, drawn[at * settings.candidates:(at + 1) * settings.candidates], find)
-        kept, image, job = choose(work.old, tries, settings), work.image, work.seen.job
-        records.append(Record(image, job, work.seen.numbers, Try(work.seen.picture, work.old),
-                              all(work.seen.counted), tries, kept))
+        seen, image, job = work.seen, work.image, work.seen.job
+        before = sum_up(seen.picture, seen.scores)
+        kept = choose(before, tries, settings)
+        counted = all(one.counted for one in seen.scores)
+        records.append(Record(image, job, seen.numbers, before, counted, tries, kept))
         if kept is not None:
             out[image] = paste.paste_back(out[image], job, tries[kept].picture, work.alpha)
             changed[image] = changed[image].maximum(work.alpha)

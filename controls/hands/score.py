@@ -63,6 +63,11 @@ class Score(NamedTuple):
         """Whether anything was known of the fingers."""
         return bool(self.parts.keys() & FINGERS)
 
+    @property
+    def digits(self) -> float:
+        """How right the count of digits is, 0..1; 1 where it isn't known."""
+        return self.parts.get("tips", 1.0)
+
 
 def half(value: float, at: float) -> float:
     """1 at 0 and below, 1/2 `at` the given value, falling towards 0 as a bell does."""

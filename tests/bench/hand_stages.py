@@ -1,8 +1,8 @@
 """The stages of one repair as a picture: python tests/bench/hand_stages.py -> docs/pictures/hand_stages.png
 
-From the left: what the detector finds; the crop's window and the mask; the fitted hand's depth in the crop;
-the result; what changed, four times as strong. Below, as the node shows it: the original, what is pasted,
-every try with its score.
+From the left: what the detector finds; the crop's window and the mask; the depth that the pasted try was
+given, in the crop; the result; what changed, four times as strong. Below, as the node shows it: the original,
+what is pasted, every try with its score.
 """
 from __future__ import annotations
 
@@ -44,7 +44,8 @@ def stages(seed: int) -> Tensor:
     plan = torch.lerp(picture, torch.tensor([1.0, 0.3, 0.3])[:, None, None], 0.6 * done.changed[0])
     frame(plan, tuple(map(float, done.records[0].job.window)), (1.0, 0.8, 0.1))
     change = 4 * (done.pictures[0] - picture).abs()
-    tiles = [sketch(picture, hands), plan, crops[0].depth[None], done.pictures[0], change.clamp(0, 1)]
+    depth = crops[done.records[0].kept or 0].depth[None]
+    tiles = [sketch(picture, hands), plan, depth, done.pictures[0], change.clamp(0, 1)]
     top = torch.cat([fitted(tile) for tile in tiles], 2)[:, :, :-GAP]
     below = strip(done.records)
     below = interpolate(below[None], (round(below.shape[1] * top.shape[2] / below.shape[2]), top.shape[2]),

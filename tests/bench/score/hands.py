@@ -1,7 +1,6 @@
 """Row "hand repair": are wrong hands mended, and are right ones left alone?"""
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import cache, partial
@@ -10,12 +9,13 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor
-from tweedie_pack.controls.hands.crop import Job, cut
+from tweedie_pack.controls.hands.crop import Job, cut, plan
 from tweedie_pack.controls.hands.detectors import detect, open_detector
 from tweedie_pack.controls.hands.found import Hand
 from tweedie_pack.controls.hands.paste import paste_back
 from tweedie_pack.controls.hands.prepare import Find, Seen, Settings, into, prepare
 from tweedie_pack.controls.hands.repair import Draw, judge, repair
+from tweedie_pack.controls.hands.score import Score
 from tweedie_pack.controls.hands.windows import square, widen
 from tweedie_pack.demo.reader import count_fingers
 from tweedie_pack.demo.sampling import sample
@@ -33,25 +33,24 @@ BOTH = "both"
 FINGERS = 5
 CONFIDENCE, PADDING, DENOISE = 0.3, 32, 0.7  # padding: pixels around the box, as rivals have it
 APART = 1000  # of the tries' seeds of two pictures
-# what is drawn is pasted, whatever it looks like
-ALWAYS = {"gate": math.inf, "margin": -math.inf, "least": -math.inf}
 PAINTED, PLAIN, STRONG, OURS = (
     "as painted", "plain detailing, denoise 0.4", "plain detailing, denoise 0.7", "our crop, one try")
 BEST, WHOLE = "best of 4", "best of 4, depth"
 
 
 class Way(NamedTuple):
-    """settings: None for rivals' crop, one try, always pasted."""
+    """settings: None for one try, always pasted, in rivals' crop, or in ours if not padded."""
 
     settings: Settings | None = None
     denoise: float = DENOISE
     depth: bool = False
+    padded: bool = False
 
 
 WAYS = {
-    PLAIN: Way(denoise=0.4),
-    STRONG: Way(),
-    OURS: Way(Settings(candidates=1, **ALWAYS)),
+    PLAIN: Way(denoise=0.4, padded=True),
+    STRONG: Way(padded=True),
+    OURS: Way(),
     BEST: Way(Settings()),
     WHOLE: Way(Settings(), depth=True),
 }
@@ -111,19 +110,27 @@ def finder() -> Find:
 
 def drawer(way: Way, scenes: Sequence[Scene], seeds: Sequence[int]) -> Draw:
     """Tries have seeds of their own in every picture, and the same in every line."""
-    captions = [scene.caption if way.settings is None else ask(scene) for scene in scenes]
+    captions = [scene.caption if way.padded else ask(scene) for scene in scenes]
     draw = painter(model("v"), lambda crop: captions[crop.image], SAMPLER, STEPS, GUIDANCE, way.denoise,
                    control("depth") if way.depth else None)
     return lambda crops: draw([crop._replace(seed=crop.seed + APART * seeds[crop.image]) for crop in crops])
 
 
-def detail(painted: Tensor, hands: Sequence[Sequence[Hand]], draw: Draw) -> Tensor:
-    """Pictures [N,3,H,W] as rivals mend them: each hand once, in its box and PADDING made square."""
+def jobs_of(hands: Sequence[Hand], size: tuple[int, int], padded: bool) -> list[Job]:
+    """Rivals' crops, each hand's box and PADDING made square, or ours."""
+    if not padded:
+        return plan(hands, size, limits=LIMITS)
+    return [Job(square(widen(hand.box, PADDING, size), 1, size), (SIDE, SIDE), (number,), 0, 1, "")
+            for number, hand in enumerate(hands)]
+
+
+def detail(painted: Tensor, hands: Sequence[Sequence[Hand]], draw: Draw, padded: bool) -> Tensor:
+    """Pictures [N,3,H,W] as rivals mend them: each crop is drawn once and pasted, whatever it looks like."""
     size, works, out = tuple(painted.shape[2:]), [], painted.clone()
     for image, (picture, found) in enumerate(zip(painted, hands, strict=True)):
-        for number, hand in enumerate(found):
-            job = Job(square(widen(hand.box, PADDING, size), 1, size), (SIDE, SIDE), (number,), 0, 1, "")
-            seen = Seen(job, cut(picture, job), (number,), (into(hand, job),), (0.0,), (True,))
+        for job in jobs_of(found, size, padded):
+            here = tuple(into(found[number], job) for number in job.hands)
+            seen = Seen(job, cut(picture, job), job.hands, here, (Score(0.0, {}),) * len(here))
             works.append(prepare(image, picture, found, seen, LIMITS, False, None, None))
     drawn = draw([crop for work in works for crop in work.crops(1, 0)])
     for work, one in zip(works, drawn, strict=True):
@@ -134,7 +141,7 @@ def detail(painted: Tensor, hands: Sequence[Sequence[Hand]], draw: Draw) -> Tens
 
 def mend(way: Way, painted: Tensor, hands: Sequence[Sequence[Hand]], draw: Draw) -> Tensor:
     if way.settings is None:
-        return detail(painted, hands, draw)
+        return detail(painted, hands, draw, way.padded)
     return repair(painted, hands, draw, finder(), way.settings, LIMITS, depth=way.depth).pictures
 
 
