@@ -71,9 +71,9 @@ NOTES = (
     f"is: {PADDING} pixels are a quarter of this picture, and a sixteenth of one of 512.",
     "Plain detailing has the picture's own prompt, as detailers have by default; on seeds 5000 to 5023 it "
     'was right more often so than with the prompt of our crops, in which no hand is "small".',
-    "Of the hands that count as damaged under the whole pass with depth, all three show five fingers to the "
-    "eye ([large 28 and 37, small 22](pictures/hands_damaged.png)); what was painted before was five fingers, "
-    "six, and no hand.",
+    "Of the hands that count as damaged under the whole pass with depth, all three show five fingers to "
+    "the eye ([large 28 and 37, small 22](pictures/hands_damaged.png)); what was painted before was five "
+    "fingers, six, and no hand.",
     "Mended and damaged are of the hands that were painted wrong, and right, by the same count. What this "
     "model paints in place of a small hand is now and then counted as five fingers by chance; where it is "
     "drawn again and comes out wrong, that is damage, too. Outside the mask nothing changes in any bit "
