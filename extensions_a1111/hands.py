@@ -23,7 +23,7 @@ from ..controls.hands.repair import Outcome, repair
 from ..controls.hands.strip import strip
 from ..plugin import Knob
 from . import axes, host, widgets
-from .hands_files import check_depth, check_detector, depth_names, detector_names, open_file
+from .hands_files import check_depth, depth_names, detector_names, find_file, open_file
 from .hands_inner import INNER, Painter, Stopped, check_stopped, limits_of, to_image
 from .hands_panel import NETWORK, TIPS, TITLE, Panel, key_of, knobs, label_of, part_of, read
 from .regions import BATCH, Batch
@@ -162,7 +162,7 @@ class TweedieHandRepair(scripts.Script):
         try:
             panel = read(values, getattr(p, AXES, None))
             if panel["enabled"]:
-                check_detector(panel["detector"])
+                find_file(panel["detector"])
                 check_depth(p, panel["depth_model"])
                 if panel["only_repair"] and getattr(p, "init_images", None):
                     hand_over(p)

@@ -8,40 +8,31 @@ from typing import Any
 from modules import devices, paths, scripts, shared
 
 from ..controls.hands import detectors
-from ..controls.hands.known import missing
-from .hands_panel import NONE, OWN, TITLE
+from ..controls.hands.files import KINDS, OWN, list_files, pick_file
+from .hands_panel import NONE, TITLE
 
-SUFFIXES = {".pt": "yolo", ".safetensors": "yolo", ".onnx": "yolo", ".task": "mediapipe"}
 FOLDERS = ("adetailer", "ultralytics", "mediapipe")
 DEPTH = ("depth", "union")  # in the names of ControlNets that can read a depth map
 CONTROLNET = "controlnet"
 
 
-def detector_paths() -> dict[str, pathlib.Path]:
-    """Menu name -> file; what a conversion left beside a .pt is not listed."""
-    found = {}
-    for folder in (pathlib.Path(paths.models_path) / name for name in FOLDERS):
-        for path in sorted(folder.rglob("*")) if folder.is_dir() else []:
-            if path.suffix in SUFFIXES and (path.suffix == ".pt" or not path.with_suffix(".pt").exists()):
-                found.setdefault(path.relative_to(folder).as_posix(), path)
-    return found
+def folders() -> list[pathlib.Path]:
+    return [pathlib.Path(paths.models_path) / name for name in FOLDERS]
 
 
 def detector_names() -> list[str]:
-    return [OWN, *detector_paths()]
+    return [OWN, *list_files(folders())]
 
 
-def check_detector(name: str) -> None:
-    """ValueError names a missing file, its source and its folder."""
-    if name != OWN and name not in detector_paths():
-        raise ValueError(f"{TITLE}: detector is {name!r}; {missing(name, pathlib.Path(paths.models_path))}")
+def find_file(name: str) -> pathlib.Path | None:
+    """The detector's file, None for the pack's own; ValueError for one that isn't there."""
+    return pick_file(name, folders(), pathlib.Path(paths.models_path))
 
 
 def open_file(name: str) -> detectors.Detector:
     """The detector, which stays loaded until another one is asked for."""
-    check_detector(name)
+    path = find_file(name)
     small = getattr(shared.cmd_opts, "lowvram", False) or getattr(shared.cmd_opts, "medvram", False)
-    path = detector_paths().get(name)
     return opened(path, path and path.stat().st_mtime, "cpu" if small else str(devices.device))
 
 
@@ -49,7 +40,7 @@ def open_file(name: str) -> detectors.Detector:
 def opened(path: pathlib.Path | None, changed: float | None, device: str) -> detectors.Detector:
     if path is None:
         return detectors.open_detector("own")  # small enough for the CPU
-    return detectors.open_detector(SUFFIXES[path.suffix], path, device)
+    return detectors.open_detector(KINDS[path.suffix], path, device)
 
 
 def find_controlnet(p: Any) -> Any | None:

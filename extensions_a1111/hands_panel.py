@@ -7,12 +7,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from ..controls.hands.files import OWN
 from ..controls.hands.prepare import Settings
 from ..plugin import Knob, Range, read_knobs
 from .forms import check, fill_in, refuse_unknown
 
 TITLE = "Tweedie Hand Repair"
-OWN, NONE = "drawn hands (comes with Tweedie)", "none"
+NONE = "none"
 SEP, SKIP, PROMPT = "[SEP]", "[SKIP]", "[PROMPT]"
 NETWORK = re.compile(r"<\w+:[^<>]+>")  # what the host reads as an extra network, such as a LoRA
 LABELS = {"enabled": "Repair hands", "only_repair": "Only repair the given picture, draw nothing else",

@@ -1,20 +1,19 @@
 """(mask, boxes, poses as other nodes give them) -> hands of each picture; and a hand as BOUNDING_BOX."""
 from __future__ import annotations
 
-import math
 from typing import Any
 
 from torch import Tensor
 
 from ..controls.hands.found import Hand
 from ..controls.hands.given import from_boxes, from_mask, from_pose_keypoints, pick
+from ..controls.hands.windows import widen
 
 
-def box_of(hand: Hand) -> dict[str, int]:
-    """BOUNDING_BOX: whole pixels that hold the hand."""
-    x0, y0, x1, y1 = hand.box
-    left, top = math.floor(x0), math.floor(y0)
-    return {"x": left, "y": top, "width": math.ceil(x1) - left, "height": math.ceil(y1) - top}
+def box_of(hand: Hand, size: tuple[int, int]) -> dict[str, int]:
+    """BOUNDING_BOX: whole pixels of a picture of that size that hold the hand."""
+    left, top, right, bottom = widen(hand.box, 0, size)
+    return {"x": left, "y": top, "width": right - left, "height": bottom - top}
 
 
 def masked(mask: Tensor, size: tuple[int, int], index: int) -> list[Hand]:

@@ -16,13 +16,15 @@ from torch import Tensor
 from ..controls.hands.crop import LIMITS, Limits
 from ..controls.hands.prepare import Crop
 from ..controls.hands.repair import batches
+from .latent_regions import LAYOUT
 from .model import reference_tokens
+from .regional import KEY as REGIONS
 
 # What a prompt says of the whole picture, and is wrong on a part of it.
 WHOLE = ("area", "mask", "set_area_to_bounds", "control", "control_apply_to_uncond", "gligen",
          "concat_latent_image", "concat_mask", "noise_concat", "reference_latents", "attention_mask",
          "width", "height", "crop_w", "crop_h", "target_width", "target_height",
-         "tweedie_regions", "tweedie_layout")
+         REGIONS, LAYOUT)
 
 
 class Sampling(NamedTuple):

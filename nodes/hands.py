@@ -120,7 +120,7 @@ class TweedieDetectHands(io.ComfyNode):
         hands = Hands(found, size, look, confidence)
         return io.NodeOutput(
             hands, torch.stack([mask_of(row, size) for row in found]),
-            [[box_of(hand) for hand in row] for row in found],
+            [[box_of(hand, size) for hand in row] for row in found],
             torch.stack([sketch(*pair) for pair in zip(pictures, found, strict=True)]).movedim(1, -1))
 
 

@@ -48,7 +48,7 @@ FILES: dict[str, tuple] = {  # name -> (bytes, pattern of the error)
     "canary_package": (evil(f"ultralytics.{CANARY}", "fire", ()), FOREIGN),
     "many_names": (detector(**{f"x{k}": Call(f"m{k}", "f") for k in range(9)}), "and 4 more"),
     "webbrowser": (evil("webbrowser", "open", ("file:///etc/passwd",)), FOREIGN),
-    "runpy": (evil("runpy", "run_path", ("/tmp/x.py",)), FOREIGN),
+    "runpy": (evil("runpy", "run_path", ("x.py",)), FOREIGN),
     "pip": (evil("pip", "main", (["install", "x"],)), FOREIGN),
     "dill": (evil("dill._dill", "_load_type", ("CodeType",)), "saved with dill"),
     "marshal": (evil("types", "FunctionType", (Call("marshal", "loads", ("x",)), {})), FOREIGN),

@@ -46,3 +46,10 @@ def test_what_is_not_believed_gets_open_hands_to_take_turns_with():
     assert len(fits) == 2 and [int(one.side[0]) for one in fits] == [hand.side] * 2
     assert [int(one.side[0]) for one in fits_of(folded._replace(side=0))] == [1, -1, 1, -1]
     assert fits_of(hand._replace(joints=None)) == ()
+
+
+def test_joints_that_are_nan_do_not_stop_a_fit():
+    hand = drawn(1, fingers=5, pose="open")
+    joints = hand.joints.clone()
+    joints[8] = torch.nan
+    assert all(bool(torch.isfinite(one.joints).all()) for one in fits_of(hand._replace(joints=joints)))

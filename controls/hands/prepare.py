@@ -15,6 +15,7 @@ from ...plugin import Range
 from . import crop, paste, render, score
 from .crop import Job, Limits
 from .found import Hand
+from .merge import overlaps
 from .pose import Fit, fit_hands
 from .score import Score
 from .template import open_hand, trusted
@@ -106,19 +107,13 @@ def into(hand: Hand, job: Job) -> Hand:
     return hand._replace(box=box, joints=joints, mask=mask)
 
 
-def overlap(a: Hand, b: Hand) -> float:
-    """IoU of two boxes."""
-    width = min(a.box[2], b.box[2]) - max(a.box[0], b.box[0])
-    height = min(a.box[3], b.box[3]) - max(a.box[1], b.box[1])
-    shared = max(width, 0) * max(height, 0)
-    areas = [(one.box[2] - one.box[0]) * (one.box[3] - one.box[1]) for one in (a, b)]
-    return shared / max(sum(areas) - shared, 1e-6)
-
-
 def again(found: Sequence[Hand], hand: Hand) -> Hand | None:
     """The hand among those found in a crop that is where `hand` was."""
-    best = max(found, key=lambda one: overlap(one, hand), default=None)
-    return best if best is not None and overlap(best, hand) >= OVERLAP else None
+    if not found:
+        return None
+    over, _ = overlaps(torch.tensor([hand.box]), torch.tensor([one.box for one in found]))
+    best = int(over[0].argmax())
+    return found[best] if float(over[0, best]) >= OVERLAP else None
 
 
 def look(job: Job, picture: Tensor, hands: Sequence[Hand], find: Find) -> Seen:
@@ -137,8 +132,7 @@ def fits_of(hand: Hand) -> tuple[Fit, ...]:
     if hand.joints is None:
         return ()
     sides = torch.tensor([hand.side] if hand.side else [1, -1])
-    sure = torch.ones(21) if hand.sure is None else hand.sure
-    both = fit_hands(hand.joints.expand(len(sides), 21, 2), sure.expand(len(sides), 21), sides)
+    both = fit_hands(*score.points_of([hand] * len(sides)), sides)
     fits = [Fit(*(value[i:i + 1] for value in both)) for i in range(len(sides))]
     if not any(trusted(one, hand) for one in fits):
         fits += [open_hand(hand, int(side)) for side in sides]

@@ -26,7 +26,7 @@ Draw = Callable[[Sequence[Crop]], "list[Tensor]"]  # crops, of any sizes -> each
 
 
 class Try(NamedTuple):
-    """A crop [3,h,w] as it would be pasted; score and digits are those of its worst hand."""
+    """A crop [3,h,w], its colours matched; score and digits are those of its worst hand, pasted."""
 
     picture: Tensor
     score: float
@@ -138,8 +138,8 @@ def repair(pictures: Tensor, hands: Sequence[Sequence[Hand]], draw: Draw, find: 
 
     All tries of all crops are drawn in one call. With `depth` they carry the fitted hand's, set into the
     pictures' own depths `scenes` [H,W] if given; where its side is unknown, or the fit can't be believed,
-    tries take turns.
-    `enlarge` is a model for crops that grow. ValueError for pictures that aren't finite, or hands of others.
+    tries take turns. `enlarge` is a model for crops that grow. ValueError for pictures that aren't finite, or
+    hands of others.
     """
     check(pictures, hands)
     records: list[Record] = []

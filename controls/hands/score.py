@@ -140,15 +140,20 @@ def found(hand: Hand) -> Tensor:
     return torch.where(finite, sure.clamp(0, 1), 0.0)
 
 
+def points_of(hands: Sequence[Hand]) -> tuple[Tensor, Tensor]:
+    """Joints [B,21,2] and how sure they are [B,21], of hands that have some, as `fit_hands` takes them."""
+    points = torch.stack([hand.joints.detach().cpu().float().nan_to_num(0, 0, 0) for hand in hands])
+    return points, torch.stack([found(hand) for hand in hands])
+
+
 def fit_all(hands: Sequence[Hand | None]) -> list[Fit | None]:
     """The jointed hand that joints suggest, all fitted in one batch; None where too few are found."""
     fits: list[Fit | None] = [None] * len(hands)
     chosen = [k for k, hand in enumerate(hands) if hand is not None and hand.joints is not None
               and int((found(hand) > FOUND).sum()) >= FEWEST]
     if chosen:
-        sure = torch.stack([found(hands[k]) for k in chosen])
-        points = torch.stack([hands[k].joints.detach().cpu().float().nan_to_num(0, 0, 0) for k in chosen])
-        batch = fit_hands(points, sure, torch.tensor([hands[k].side for k in chosen]))
+        sides = torch.tensor([hands[k].side for k in chosen])
+        batch = fit_hands(*points_of([hands[k] for k in chosen]), sides)
         for row, k in enumerate(chosen):
             fits[k] = Fit(*(value[row:row + 1] for value in batch))
     return fits

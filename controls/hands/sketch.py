@@ -9,6 +9,8 @@ from torch import Tensor
 from .found import Box, Hand
 from .pose import fit_hands
 from .render import depth_map, pose_map, surface
+from .score import points_of
+from .windows import widen
 
 SHORTEST = 384  # side of a sketch: joints are drawn in a fixed size
 COLOURS = ((1.0, 0.8, 0.1), (0.2, 0.9, 0.4), (0.3, 0.6, 1.0), (1.0, 0.35, 0.6), (0.8, 0.5, 1.0))
@@ -58,8 +60,8 @@ def mask_of(hands: Sequence[Hand], size: tuple[int, int]) -> Tensor:
         if hand.mask is not None:
             out[hand.mask] = 1
         else:
-            x0, y0, x1, y1 = hand.box
-            out[int(y0):int(-(-y1 // 1)), int(x0):int(-(-x1 // 1))] = 1
+            x0, y0, x1, y1 = widen(hand.box, 0, size)
+            out[y0:y1, x0:x1] = 1
     return out
 
 
@@ -68,9 +70,7 @@ def draw_maps(hands: Sequence[Hand], size: tuple[int, int], scene: Tensor | None
     jointed = [hand for hand in hands if hand.joints is not None]
     if not jointed:
         return (torch.zeros(size) if scene is None else scene).expand(3, *size), torch.zeros(3, *size)
-    fits = fit_hands(torch.stack([hand.joints for hand in jointed]),
-                     torch.stack([torch.ones(21) if hand.sure is None else hand.sure for hand in jointed]),
-                     torch.tensor([hand.side for hand in jointed]))
+    fits = fit_hands(*points_of(jointed), torch.tensor([hand.side for hand in jointed]))
     near = [surface(*pair, size) for pair in zip(fits.joints, fits.radii, strict=True)]
     poses = [pose_map(hand.joints, hand.sure, size) for hand in jointed]
     return depth_map(torch.stack(near).amax(0), scene).expand(3, *size), torch.stack(poses).amax(0)

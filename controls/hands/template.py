@@ -12,6 +12,7 @@ import torch
 from .found import Hand
 from .pose import Fit, fit_hands
 from .render import silhouette
+from .score import points_of
 from .skeleton import FAN, STATE, joints_of
 
 SPREAD = 0.25  # of the metacarpals' fan, by which fingers are opened further
@@ -31,7 +32,8 @@ def open_hand(hand: Hand, side: int) -> Fit:
     state = torch.zeros(1, STATE)
     state[0, 6:22:4] = -SPREAD * torch.tensor(FAN).deg2rad()
     rest = joints_of(state, torch.tensor([side]))[0, :, :2]
-    (x, y), (a, b) = ((points[5:].mean(0) - points[0]).tolist() for points in (hand.joints, rest))
+    seen = points_of([hand])[0][0]
+    (x, y), (a, b) = ((points[5:].mean(0) - points[0]).tolist() for points in (seen, rest))
     angle = math.atan2(y, x) - math.atan2(b, a)
     c, s = math.cos(angle), math.sin(angle)
     turned = rest @ torch.tensor([[c, s], [-s, c]])
