@@ -137,7 +137,7 @@ def test_what_is_asked_for_is_saved(host):
 
 @pytest.mark.parametrize("names, says", [
     ({"denoise": 2}, "denoise is 2; give a number from 0.01 to 1"), ({"tau": 1}, "unknown tau; it takes"),
-    ({"detector": "hand_yolov8n.pt"}, "detector is 'hand_yolov8n.pt'; it isn't in"),
+    ({"detector": "hand_yolov8n.pt"}, "'hand_yolov8n.pt' can't be opened: it isn't in"),
     ({"depth_model": "depth"}, "no ControlNet is installed")], ids=str)
 def test_bad_values_get_one_clear_error(host, names, says):
     with pytest.raises(Refused, match=re.escape(says)):
