@@ -23,10 +23,10 @@ def small(config, base, **unet):
 def sd15(channels=4):
     return small(
         comfy.supported_models.SD15, comfy.model_base.BaseModel, in_channels=channels, out_channels=4,
-        image_size=32, model_channels=32, num_res_blocks=[1, 1], channel_mult=[1, 2], transformer_depth=[1, 1],
-        transformer_depth_output=[1, 1, 1, 1], transformer_depth_middle=1, context_dim=16, num_heads=-1,
-        num_head_channels=8, use_spatial_transformer=True, use_linear_in_transformer=False, legacy=False,
-        adm_in_channels=None, use_temporal_attention=False)
+        image_size=32, model_channels=32, num_res_blocks=[1, 1], channel_mult=[1, 2],
+        transformer_depth=[1, 1], transformer_depth_output=[1, 1, 1, 1], transformer_depth_middle=1,
+        context_dim=16, num_heads=-1, num_head_channels=8, use_spatial_transformer=True,
+        use_linear_in_transformer=False, legacy=False, adm_in_channels=None, use_temporal_attention=False)
 
 
 def sd15_two():
